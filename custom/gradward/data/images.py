@@ -1,0 +1,67 @@
+"""The one form in which images travel through the package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class DataError(ValueError):
+    """Data that cannot be used.
+
+    The message names the data set or the position of the entry and the remedy, never a file name,
+    a patient or a pixel: NVFlare streams a site's error log to the server.
+    """
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Labelled images of one split.
+
+    Attributes:
+        images: ``(N, C, H, W)`` float32 in [0, 1].
+        labels: ``(N,)`` int64 class indices.
+        patients: one id an image, or None where the source gives none. It stays at home.
+
+    Raises:
+        DataError: shapes, types or the range do not fit.
+    """
+
+    images: Tensor
+    labels: Tensor
+    patients: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is not a labelled image set."""
+        if self.images.ndim != 4 or self.images.dtype != torch.float32:
+            raise DataError(
+                f"images must be float32 (N, C, H, W), got {self.images.dtype} "
+                f"{tuple(self.images.shape)}"
+            )
+        if self.labels.shape != (len(self.images),) or self.labels.dtype != torch.int64:
+            raise DataError(
+                f"labels must be int64 ({len(self.images)},), got {self.labels.dtype} "
+                f"{tuple(self.labels.shape)}"
+            )
+        if self.patients is not None and len(self.patients) != len(self.images):
+            raise DataError(
+                f"{len(self.patients)} patient ids were given for {len(self.images)} images"
+            )
+        if len(self.images) and not (self.images.min() >= 0 and self.images.max() <= 1):
+            raise DataError("images must be finite and lie in [0, 1]")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def subset(self, indices: Sequence[int] | Tensor) -> ImageSet:
+        """Return the images at ``indices``, in that order."""
+        index = torch.as_tensor(indices, dtype=torch.int64)
+        patients = self.patients
+        return ImageSet(
+            self.images[index],
+            self.labels[index],
+            None if patients is None else tuple(patients[i] for i in index.tolist()),
+        )
