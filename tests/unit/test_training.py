@@ -31,9 +31,7 @@ LABELS = torch.arange(10) % 2
 def test_it_is_the_loop_one_would_write() -> None:
     settings = TrainingSettings(batch_size=4, lr=0.1, epochs=2, momentum=0.9, weight_decay=0.01)
     model = network()
-    run = train_locally(
-        model, IMAGES, LABELS, settings, torch.Generator().manual_seed(5)
-    )
+    run = train_locally(model, IMAGES, LABELS, settings, torch.Generator().manual_seed(5))
     twin = network().train()
     optimizer = torch.optim.SGD(twin.parameters(), 0.1, momentum=0.9, weight_decay=0.01)
     for batch in run.batches:

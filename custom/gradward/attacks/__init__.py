@@ -1,0 +1,27 @@
+"""What a curious server can do with one update."""
+
+from gradward.attacks.knowledge import Knowledge
+from gradward.attacks.observation import AttackRefused, Observation, ObservationError
+from gradward.attacks.portfolio import (
+    ATTACK_NAMES,
+    AttackResult,
+    AttackSpec,
+    control_update,
+    images_in_update,
+    run_portfolio,
+)
+from gradward.attacks.search import Budget
+
+__all__ = [
+    "ATTACK_NAMES",
+    "AttackRefused",
+    "AttackResult",
+    "AttackSpec",
+    "Budget",
+    "Knowledge",
+    "Observation",
+    "ObservationError",
+    "control_update",
+    "images_in_update",
+    "run_portfolio",
+]

@@ -1,0 +1,133 @@
+"""Inversion of the batch statistics that BatchNorm buffers give away.
+
+For small batches these, not the gradients, carry the picture. Withholding the buffers ends it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gradward.attacks.case import AttackCase
+from gradward.attacks.knowledge import Knowledge
+from gradward.attacks.objectives import batch_statistics_distance, total_variation
+from gradward.attacks.observation import AttackRefused
+from gradward.attacks.search import Budget, Search, descend_lbfgs, starting_images
+from gradward.attacks.simulation import StatisticsTap, combine, training_copy
+
+
+# Share of the layers, in the order of the forward pass, and of the evaluations. Deep layers hold
+# many false minima, and early ones alone leave details open: going from coarse to fine found on
+# trained networks in 200 evaluations what all layers at once had not found in 600.
+STAGES = ((0.5, 0.2), (0.75, 0.25), (1.0, 0.55))
+
+
+@dataclass(frozen=True)
+class BatchNormOptions:
+    """How the statistics are inverted.
+
+    Attributes:
+        tv_weight: of the total variation.
+        prior_noise: standard deviation of what tells apart the copies of the prior.
+        max_images: larger updates are refused.
+        max_steps: longer local trainings are refused.
+    """
+
+    tv_weight: float = 1e-3
+    prior_noise: float = 0.02
+    max_images: int = 32
+    max_steps: int = 64
+
+    def knowledge(self, case: AttackCase) -> Knowledge:
+        """State what the attack builds on: neither labels nor the learning rate."""
+        one_step = len(case.batches) == 1
+        return Knowledge(
+            labels="lacked",
+            learning_rate="lacked",
+            batch_size="lacked" if one_step else "given",
+            batch_order="inferred" if one_step else "lacked",
+            prior="given",
+            local_steps="inferred" if case.observation.steps else "given",
+        )
+
+    def run(self, case: AttackCase, budget: Budget, generator: torch.Generator) -> Search:
+        """Invert from the prior: early layers first, then more, then all.
+
+        Args:
+            case: whose observation has batch statistics.
+            budget: of this run, all stages together.
+            generator: CPU generator of the noise on the prior's copies.
+
+        Returns:
+            The last stage's search, over all layers; its images ``(n_images, C, H, W)`` may lie
+            outside [0, 1], its evaluations are those of all stages.
+
+        Raises:
+            AttackRefused: no batch statistics, or a limit is exceeded.
+            FloatingPointError: the loss is not finite at the prior.
+        """
+        if not case.observation.has_batch_statistics:
+            raise AttackRefused("the update gives no batch statistics away")
+        case.limit(self.max_images, self.max_steps)
+        images = starting_images(case.prior, case.n_images, self.prior_noise, generator)
+        total = budget.evaluations_for(case.n_images)
+        spent = 0
+        for layers, share in STAGES:
+            granted = total - spent if layers == 1 else max(int(share * total), 1)
+            seconds = None if budget.seconds is None else share * budget.seconds
+            loss = StatisticsLoss(case, layers, self.tv_weight)
+            search = descend_lbfgs(loss, images, granted, seconds)
+            spent += search.evaluations
+            if search.images is not None:
+                images = search.images
+        search.evaluations = spent
+        return search
+
+
+class StatisticsLoss:
+    """Distance of candidate images' batch statistics from the observed ones, plus smoothness.
+
+    The weights stay at the global state over the K batches: exact for one step; for more, their
+    drift between steps is ignored.
+
+    Args:
+        case: whose observation has batch statistics.
+        layers: share of the layers used, in the order of the forward pass.
+        tv_weight: of the total variation.
+    """
+
+    def __init__(self, case: AttackCase, layers: float, tv_weight: float):
+        self._batches = case.batches
+        self._tv_weight = tv_weight
+        self._model = training_copy(case.observation.model).requires_grad_(False)
+        known = [layer.name for layer in case.observation.batch_statistics]
+        with torch.no_grad(), StatisticsTap(self._model, known) as tap:
+            # Two copies, for layers that refuse a single value a channel.
+            calls = tap.forward(case.prior.expand(2, *case.prior.shape))
+        order = [name for name, _, _ in calls]
+        distinct = list(dict.fromkeys(order))
+        used = set(distinct[: math.ceil(layers * len(distinct))])
+        self._layers = [layer for layer in case.observation.batch_statistics if layer.name in used]
+        # What lies behind the last layer used need not be computed.
+        self._stop_after = sum(name in used for name in order)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the loss of ``images`` ``(n_images, C, H, W)``, a scalar."""
+        collected: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        seen: dict[tuple[int, ...], list[tuple[str, Tensor, Tensor]]] = {}
+        names = [layer.name for layer in self._layers]
+        with StatisticsTap(self._model, names, self._stop_after) as tap:
+            for batch in self._batches:
+                # With frozen weights a batch that comes again gives the same statistics.
+                if (key := tuple(batch)) not in seen:
+                    seen[key] = tap.forward(images[batch])
+                for name, mean, var in seen[key]:
+                    collected[name].append((mean, var))
+        candidate = [combine(collected[layer.name], layer.momentum) for layer in self._layers]
+        observed = [(layer.mean, layer.var) for layer in self._layers]
+        distance = batch_statistics_distance(candidate, observed)
+        return distance + self._tv_weight * total_variation(images)

@@ -1,0 +1,49 @@
+"""One update beside everything that an attack on it may use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from gradward.attacks.observation import AttackRefused, Observation
+from gradward.training import TrainingSettings
+
+
+@dataclass(frozen=True)
+class AttackCase:
+    """What an attack is given; all tensors on the observation's device.
+
+    Attributes:
+        observation: the update and its global state.
+        settings: of the client's local training.
+        prior: ``(C, H, W)`` in [0, 1].
+        n_images: how many images to reconstruct.
+        batches: for each local step, the indices of the images assumed in it.
+        labels: ``(n_images,)`` int64, or None where they could not be had.
+    """
+
+    observation: Observation
+    settings: TrainingSettings
+    prior: Tensor
+    n_images: int
+    batches: list[list[int]]
+    labels: Tensor | None
+
+    @property
+    def images_per_pass(self) -> int:
+        """Images that one simulated local training processes."""
+        return sum(len(batch) for batch in self.batches)
+
+    def limit(self, max_images: int, max_steps: int) -> None:
+        """Refuse a case beyond the limits.
+
+        Raises:
+            AttackRefused: with the number that is too large.
+        """
+        if self.n_images > max_images:
+            raise AttackRefused(f"{self.n_images} images are more than the limit of {max_images}")
+        if len(self.batches) > max_steps:
+            raise AttackRefused(
+                f"{len(self.batches)} local steps are more than the limit of {max_steps}"
+            )

@@ -1,0 +1,77 @@
+"""The last linear layer, whose gradient tells labels and features."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from gradward.attacks.observation import AttackRefused, Observation
+from gradward.training import TrainingSettings
+
+
+def last_linear(model: nn.Module) -> tuple[str, nn.Linear]:
+    """Return the name and module of the last linear layer that trains.
+
+    Raises:
+        AttackRefused: there is none.
+    """
+    linear = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module.weight.requires_grad
+    ]
+    if not linear:
+        raise AttackRefused("the model has no linear layer at its end")
+    return linear[-1]
+
+
+class InputRecorder:
+    """Keeps the latest input of one layer, differentiably, as :attr:`input`.
+
+    Args:
+        model: hooked for good, so it must be a copy of one's own.
+        name: of the layer.
+    """
+
+    def __init__(self, model: nn.Module, name: str):
+        self.input: Tensor
+        model.get_submodule(name).register_forward_pre_hook(self._record)
+
+    def _record(self, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.input = inputs[0]
+
+
+def single_image_features(
+    observation: Observation, settings: TrainingSettings
+) -> tuple[str, Tensor]:
+    """Return the last linear layer's name and what it was fed with by an update's only image.
+
+    The gradient of its weight is ``db h^T`` with db that of its bias, so ``h = dW^T db / |db|^2``
+    (Phong et al., IEEE TIFS 2018, section 3; here by least squares over all rows). After several
+    steps it is a mean of h over them, weighted by how wrong the model was at each.
+
+    Args:
+        observation: of an update by SGD on one image.
+        settings: of that training; weight decay is taken off at the global weights, which is
+            exact for one step.
+
+    Returns:
+        Name, and ``(features,)``.
+
+    Raises:
+        AttackRefused: no such layer, no bias that moved, or not SGD.
+    """
+    if settings.optimizer != "sgd":
+        raise AttackRefused(f"an update by {settings.optimizer} is no multiple of a gradient")
+    name, layer = last_linear(observation.model)
+    if layer.bias is None or not layer.bias.requires_grad:
+        raise AttackRefused("the last linear layer has no bias that trains")
+    decay = settings.lr * settings.weight_decay * (observation.steps or 1)
+    bias = observation.parameter_update[f"{name}.bias"] + decay * layer.bias.detach()
+    weight = observation.parameter_update[f"{name}.weight"] + decay * layer.weight.detach()
+    size = bias.square().sum()
+    if not bool(size > 0):
+        raise AttackRefused("the last linear layer's bias did not move")
+    features = (bias @ weight) / size
+    if not bool(features.any()):
+        raise AttackRefused("the last linear layer's weight did not move")
+    return name, features

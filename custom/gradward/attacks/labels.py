@@ -1,0 +1,84 @@
+"""Which labels an update was trained on, read from its last linear layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gradward.attacks.head import InputRecorder, last_linear
+from gradward.attacks.observation import AttackRefused, Observation
+from gradward.attacks.simulation import training_copy
+from gradward.training import TrainingSettings
+
+
+def infer_labels(
+    observation: Observation,
+    settings: TrainingSettings,
+    n_images: int,
+    steps: int,
+    public_images: Tensor,
+) -> Tensor:
+    """Estimate how often each class occurs among the images behind an update.
+
+    The cross-entropy's gradient at the last layer's bias is, for class c,
+    ``g_c = mean_i(p_ic) - n_c / n``. The sign alone tells the label of one image (Zhao et al.,
+    *iDLG*, 2020); with more, ``n_c = n (p_c - g_c)`` where p is the model's mean softmax on public
+    images (after Wainakh et al., *LLG*, PoPETs 2022). Several steps are taken as one at their mean
+    gradient. Without a bias the rows of the weight are summed: ``(p_c - 1[y=c]) sum(h)`` averaged
+    over images, h the layer's input, not negative behind a ReLU.
+
+    Args:
+        observation: the update and its global state.
+        settings: the client's; ``lr``, ``momentum``, ``weight_decay`` give the gradient's scale.
+        n_images: how many labels to return.
+        steps: K, local optimiser steps.
+        public_images: ``(B, C, H, W)`` in [0, 1], like the client's.
+
+    Returns:
+        ``(n_images,)`` int64, sorted; their assignment to batches is not known.
+
+    Raises:
+        AttackRefused: no linear layer at the end, or an optimiser without a gradient's scale.
+    """
+    name, layer = last_linear(observation.model)
+    kind = "weight" if layer.bias is None else "bias"
+    change = _rows(observation.parameter_update[f"{name}.{kind}"])
+    if n_images == 1:
+        # The only class whose logit was raised; true of any optimiser that descends.
+        return change.argmax().reshape(1)
+    if settings.optimizer != "sgd":
+        raise AttackRefused(
+            f"labels of {n_images} images cannot be counted in an update by {settings.optimizer}"
+        )
+    gradient = -change / (settings.lr * _effective_steps(steps, settings.momentum))
+    gradient -= settings.weight_decay * _rows(layer.get_parameter(kind).detach())
+    inputs, logits = _last_layer_on(observation.model, name, public_images)
+    if layer.bias is None:
+        gradient /= inputs.sum(dim=1).mean()
+    expected = n_images * (F.softmax(logits, dim=1).mean(dim=0) - gradient)
+    counts = torch.zeros_like(expected)
+    if steps == 1:
+        # Below zero only where an image of the class is present, whatever the softmax.
+        counts[gradient.argsort()[: min(n_images, int((gradient < 0).sum()))]] = 1
+    while int(counts.sum()) < n_images:
+        counts[(expected - counts).argmax()] += 1
+    return torch.arange(len(counts), device=counts.device).repeat_interleave(counts.long())
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    return tensor if tensor.ndim == 1 else tensor.sum(dim=1)
+
+
+def _effective_steps(steps: int, momentum: float) -> float:
+    """Return how many gradients K steps with momentum add up to if all gradients are equal."""
+    return sum((1 - momentum**k) / (1 - momentum) for k in range(1, steps + 1))
+
+
+def _last_layer_on(model: nn.Module, name: str, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the layer's input ``(B, features)`` and the logits, BatchNorm as in training."""
+    own = training_copy(model)
+    recorder = InputRecorder(own, name)
+    with torch.no_grad():
+        logits = own(images)
+    return recorder.input, logits

@@ -1,0 +1,278 @@
+"""All attacks on one update, each in its budget, and the wrong-update control."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from gradward.attacks.batchnorm import BatchNormOptions
+from gradward.attacks.case import AttackCase
+from gradward.attacks.features import FeatureOptions
+from gradward.attacks.knowledge import Knowledge
+from gradward.attacks.labels import infer_labels
+from gradward.attacks.matching import MatchingOptions
+from gradward.attacks.observation import BUFFERS, AttackRefused, Observation
+from gradward.attacks.search import Budget, Search, assumed_batches
+from gradward.training import State, TrainingSettings, state_copy, state_difference, train_locally
+
+REASON_LENGTH = 300
+
+
+class Attack(Protocol):
+    """What every attack family offers."""
+
+    def knowledge(self, case: AttackCase) -> Knowledge:
+        """State what the attack builds on."""
+
+    def run(self, case: AttackCase, budget: Budget, generator: torch.Generator) -> Search:
+        """Search within the budget."""
+
+
+_FAMILIES: dict[str, type[Any]] = {
+    "batchnorm": BatchNormOptions,
+    "features": FeatureOptions,
+    "matching": MatchingOptions,
+}
+ATTACK_NAMES = tuple(_FAMILIES)
+
+
+class AttackSpec:
+    """One attack of a job, from JSON values.
+
+    Args:
+        name: one of ``ATTACK_NAMES``.
+        options: fields of the family's options.
+
+    Raises:
+        ValueError, TypeError: an unknown name or option, or a bad value.
+    """
+
+    def __init__(self, name: str, **options: Any):
+        if name not in _FAMILIES:
+            raise ValueError(f"unknown attack {name!r}; known are {', '.join(ATTACK_NAMES)}")
+        family = _FAMILIES[name]
+        known = {field.name: field.default for field in dataclasses.fields(family)}
+        unknown = sorted(set(options) - set(known))
+        if unknown:
+            raise ValueError(f"attack {name!r} has no options {unknown}; known are {sorted(known)}")
+        for key, value in options.items():
+            if isinstance(known[key], str):
+                continue
+            whole = isinstance(known[key], int)
+            if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+                raise TypeError(f"{name}.{key} must be a number like {known[key]}, got {value!r}")
+            if not math.isfinite(value) or value < 0:
+                raise ValueError(f"{name}.{key} must be finite and not negative, got {value!r}")
+        self.name = name
+        self.attack: Attack = family(**options)
+
+    @classmethod
+    def check_all(cls, specs: Sequence[Mapping[str, Any]]) -> list[AttackSpec]:
+        """Build the attacks of a job, each ``{"name": ..., option: value, ...}``.
+
+        Raises:
+            ValueError, TypeError: as the constructor, or a name twice (results go by name).
+        """
+        built = [cls(**spec) for spec in specs]
+        names = [spec.name for spec in built]
+        if len(set(names)) < len(names):
+            raise ValueError(f"each attack may be named once, got {names}")
+        return built
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What one attack came to.
+
+    Attributes:
+        attack: its name.
+        status: ``"skipped"`` where the attack does not apply, ``"failed"`` where it broke.
+        reason: of a status other than ``"ok"``; else empty.
+        images: ``(n, C, H, W)`` float32 in [0, 1] on the CPU, of the lowest loss; None without.
+        labels: ``(n,)`` int64, if the attack used any.
+        loss: the lowest; comparable between runs of one attack, not between attacks.
+        evaluations: spent.
+        seconds: wall clock.
+        knowledge: as :meth:`Knowledge.to_dict`; empty where the attack did not run.
+    """
+
+    attack: str
+    status: Literal["ok", "skipped", "failed"]
+    reason: str = ""
+    images: Tensor | None = None
+    labels: Tensor | None = None
+    loss: float | None = None
+    evaluations: int = 0
+    seconds: float = 0.0
+    knowledge: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def images_in_update(
+    observation: Observation, settings: TrainingSettings, n_images: int | None
+) -> int:
+    """Return how many images an attacker reconstructs.
+
+    Args:
+        observation: its steps, where seen, go before those of the settings.
+        settings: of the client.
+        n_images: the number, where the server was told; None guesses full batches and no image
+            twice in an epoch: ``K / epochs`` steps of ``batch_size``.
+
+    Raises:
+        AttackRefused: K is neither seen nor set.
+    """
+    if n_images is not None:
+        return n_images
+    steps = observation.steps or settings.steps
+    if steps is None:
+        raise AttackRefused("neither the number of images nor that of local steps is known")
+    epochs = 1 if settings.steps else settings.epochs
+    return math.ceil(steps / epochs) * settings.batch_size
+
+
+def run_portfolio(
+    observation: Observation,
+    *,
+    prior: Tensor,
+    n_images: int,
+    settings: TrainingSettings,
+    attacks: Sequence[AttackSpec],
+    budget: Budget,
+    seed: int,
+    device: torch.device | str = "cpu",
+    labels: Tensor | None = None,
+) -> list[AttackResult]:
+    """Run each attack on one update; one that breaks does not stop the others.
+
+    Args:
+        observation: the update and its global state.
+        prior: ``(C, H, W)`` in [0, 1].
+        n_images: how many images to reconstruct, at least 1.
+        settings: of the client.
+        attacks: in the order of the results.
+        budget: of each attack.
+        seed: of each attack's generator; the same gives the same images.
+        device: where to compute.
+        labels: ``(n_images,)`` int64, if the attacker is given them; None has them inferred.
+
+    Raises:
+        ValueError: a prior or a number of images that cannot be.
+    """
+    if prior.ndim != 3:
+        raise ValueError(f"the prior must be (C, H, W), got {tuple(prior.shape)}")
+    if n_images < 1:
+        raise ValueError(f"n_images must be at least 1, got {n_images}")
+    there = observation.to(device)
+    start = prior.to(next(there.model.parameters()))
+    steps = there.steps or settings.number_of_steps(n_images)
+    unlabelled = ""
+    given = labels is not None
+    if labels is None:
+        try:
+            labels = infer_labels(there, settings, n_images, steps, start[None])
+        except Exception as error:
+            unlabelled = _reason(error)
+    case = AttackCase(
+        observation=there,
+        settings=settings,
+        prior=start,
+        n_images=n_images,
+        batches=assumed_batches(n_images, steps, settings.batch_size),
+        labels=None if labels is None else labels.to(device),
+    )
+    return [_run(spec, case, budget, seed, given, unlabelled) for spec in attacks]
+
+
+def _run(
+    spec: AttackSpec, case: AttackCase, budget: Budget, seed: int, given: bool, unlabelled: str
+) -> AttackResult:
+    started = time.monotonic()
+    try:
+        search = spec.attack.run(case, budget, torch.Generator().manual_seed(seed))
+        if search.images is None:
+            raise FloatingPointError("the attack found no finite loss")
+    except AttackRefused as error:
+        # Why there are no labels says more than that there are none.
+        reason = _reason(error) + (f" ({unlabelled})" if unlabelled else "")
+        return AttackResult(spec.name, "skipped", reason)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {_reason(error)}"
+        return AttackResult(spec.name, "failed", reason, seconds=time.monotonic() - started)
+    knowledge = spec.attack.knowledge(case)
+    uses_labels = knowledge.labels != "lacked"
+    if uses_labels and given:
+        knowledge = dataclasses.replace(knowledge, labels="given")
+    return AttackResult(
+        attack=spec.name,
+        status="ok",
+        images=search.images.clamp(0, 1).float().cpu(),
+        labels=case.labels.cpu() if uses_labels and case.labels is not None else None,
+        loss=search.loss,
+        evaluations=search.evaluations,
+        seconds=time.monotonic() - started,
+        knowledge=knowledge.to_dict(),
+    )
+
+
+def _reason(error: Exception) -> str:
+    return str(error)[:REASON_LENGTH]
+
+
+def control_update(
+    model: nn.Module,
+    global_state: Mapping[str, Any],
+    control_images: Tensor,
+    control_labels: Tensor,
+    settings: TrainingSettings,
+    n_images: int,
+    seed: int,
+) -> State:
+    """Return the wrong-update control: a real local training on declared public images.
+
+    Args:
+        model: gives the architecture; it is not changed.
+        global_state: where the client started, tensors or arrays by name.
+        control_images: ``(N, C, H, W)`` float32; used in a drawn order, over again if too few.
+        control_labels: ``(N,)`` int64.
+        settings: of the client.
+        n_images: as many as the client is taken to have.
+        seed: of the draw and of the batches.
+
+    Returns:
+        after - before of all parameters and buffers.
+
+    Raises:
+        ValueError: no images, or a batch that BatchNorm cannot train on.
+        FloatingPointError: the training diverged.
+    """
+    if not len(control_images):
+        raise ValueError("there are no control images")
+    own = copy.deepcopy(model).cpu()
+    own.load_state_dict({name: torch.as_tensor(value) for name, value in global_state.items()})
+    before = state_copy(own)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(control_images), generator=generator)
+    chosen = order[torch.arange(n_images) % len(order)]
+    train_locally(own, control_images[chosen], control_labels[chosen], settings, generator)
+    return state_difference(state_copy(own), before)
+
+
+def withhold_alike(control: State, update: Mapping[str, Any]) -> State:
+    """Withhold from the control the BatchNorm buffers that the client's update withholds.
+
+    Otherwise the control would be attacked with more than the update gives away.
+    """
+    return {
+        name: value
+        for name, value in control.items()
+        if name.rpartition(".")[2] not in BUFFERS
+        or (name in update and bool(torch.as_tensor(update[name]).any()))
+    }

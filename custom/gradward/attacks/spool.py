@@ -1,0 +1,51 @@
+"""States on disk, for the server's user alone."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradward.training import State
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write tensors or arrays to an ``.npz`` file that appears whole, with mode 0600.
+
+    Args:
+        path: in an existing folder; an existing file is replaced.
+        state: by name; names may hold dots and slashes.
+
+    Raises:
+        OSError: the file cannot be written.
+        TypeError: a value has a type that numpy lacks (bfloat16).
+    """
+    arrays = {
+        name: value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+        for name, value in state.items()
+    }
+    # mkstemp makes the file readable by its owner alone before anything is in it.
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load_state(path: Path) -> State:
+    """Read what :func:`save_state` wrote; never unpickles.
+
+    Raises:
+        OSError, ValueError: no such file, or not one of numeric arrays.
+    """
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: torch.from_numpy(archive[name]) for name in archive.files}

@@ -1,0 +1,162 @@
+"""A process that attacks spooled updates, one request after the other, and dies with its parent.
+
+One JSON object a line comes in, one goes out. It is a process of its own so that an attack never
+slows the federation's threads and can be killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import queue
+import shutil
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gradward.attacks.observation import Observation, ObservationError
+from gradward.attacks.portfolio import (
+    REASON_LENGTH,
+    AttackResult,
+    AttackSpec,
+    control_update,
+    images_in_update,
+    run_portfolio,
+    withhold_alike,
+)
+from gradward.attacks.search import Budget
+from gradward.attacks.spool import load_state, save_state
+from gradward.models import build_model
+from gradward.training import TrainingSettings
+
+
+def answer(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Attack one spooled update and its control.
+
+    Args:
+        request: ``id``; ``entry``, a folder with ``update.npz``; ``global``, ``prior``
+            (``.npy``, (C, H, W)) and ``control`` (``.npz`` of ``images`` and ``labels``), files;
+            ``model``, arguments of :func:`gradward.models.build_model`, its options nested or
+            not; ``settings``, ``attacks``, ``budget``, fields of the classes of these names;
+            ``n_images`` or null; ``seed``; ``device``; ``threads``.
+
+    Returns:
+        ``id``, ``status`` ("ok", "rejected": this is no update of the model, "failed"),
+        ``reason``, and ``results``, one for each attack on the update and on the control.
+        The images are in ``result.npz`` of the entry, as ``<attack>/real`` and
+        ``<attack>/control``.
+    """
+    reply: dict[str, Any] = {"id": request.get("id"), "status": "ok", "reason": "", "results": []}
+    try:
+        reply["results"] = _audit(request)
+    except ObservationError as error:
+        reply.update(status="rejected", reason=str(error)[:REASON_LENGTH])
+    except Exception as error:
+        reply.update(
+            status="failed", reason=f"{type(error).__name__}: {str(error)[:REASON_LENGTH]}"
+        )
+    return reply
+
+
+def _audit(request: Mapping[str, Any]) -> list[dict[str, Any]]:
+    torch.set_num_threads(int(request.get("threads", 1)))
+    entry = Path(request["entry"])
+    arguments = dict(request["model"])
+    model = build_model(**{**arguments.pop("options", {}), **arguments})
+    settings = TrainingSettings.from_dict(request["settings"])
+    attacks = AttackSpec.check_all(request["attacks"])
+    global_state, update = load_state(Path(request["global"])), load_state(entry / "update.npz")
+    observation = Observation.from_update(model, global_state, update)
+    n_images = images_in_update(observation, settings, request.get("n_images"))
+    common: dict[str, Any] = {
+        "prior": torch.from_numpy(np.load(request["prior"], allow_pickle=False)),
+        "n_images": n_images,
+        "settings": settings,
+        "budget": Budget(**request["budget"]),
+        "seed": int(request["seed"]),
+        "device": request.get("device", "cpu"),
+    }
+    real = run_portfolio(observation, attacks=attacks, **common)
+
+    public = load_state(Path(request["control"]))
+    wrong = control_update(
+        observation.model,
+        observation.model.state_dict(),
+        public["images"],
+        public["labels"],
+        settings,
+        n_images,
+        common["seed"],
+    )
+    of_control = Observation.from_update(model, global_state, withhold_alike(wrong, update))
+    ran = {result.attack for result in real if result.status == "ok"}
+    control = run_portfolio(
+        of_control, attacks=[spec for spec in attacks if spec.name in ran], **common
+    )
+    images = {f"{r.attack}/real": r.images for r in real if r.images is not None}
+    images |= {f"{r.attack}/control": r.images for r in control if r.images is not None}
+    save_state(entry / "result.npz", images)
+    return [_record(r, False, n_images) for r in real] + [
+        _record(r, True, n_images) for r in control
+    ]
+
+
+def _record(result: AttackResult, control: bool, n_images: int) -> dict[str, Any]:
+    return {
+        "attack": result.attack,
+        "control": control,
+        "status": result.status,
+        "reason": result.reason,
+        "loss": result.loss,
+        "evals": result.evaluations,
+        "seconds": round(result.seconds, 3),
+        "n_images": n_images,
+        "labels": None if result.labels is None else result.labels.tolist(),
+        "knowledge": result.knowledge,
+    }
+
+
+def _read_requests(lines: queue.Queue[bytes], spool: Path | None) -> None:
+    """Hand over what comes in; once nothing more can come, the parent is gone: end at once."""
+    for line in sys.stdin.buffer:
+        if line.strip():
+            lines.put(line)
+    while spool is not None and spool.exists():
+        # The main thread may be writing into it: try until it is gone.
+        shutil.rmtree(spool, ignore_errors=True)
+    os._exit(0)
+
+
+def main() -> None:
+    """Serve requests until stdin closes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--spool", type=Path, help="folder to remove when the parent is gone")
+    spool = parser.parse_args().spool
+    # Whatever a library prints goes to stderr; the replies have the real stdout to themselves.
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    lines: queue.Queue[bytes] = queue.Queue()
+    threading.Thread(target=_read_requests, args=(lines, spool), daemon=True).start()
+    while True:
+        line = lines.get()
+        try:
+            request = json.loads(line)
+            if not isinstance(request, dict):
+                raise ValueError("not a JSON object")
+        except ValueError as error:
+            failure = {"id": None, "status": "failed", "reason": f"unreadable request: {error}"}
+            replies.write(json.dumps({**failure, "results": []}) + "\n")
+            continue
+        replies.write(json.dumps(answer(request)) + "\n")
+
+
+if __name__ == "__main__":
+    main()

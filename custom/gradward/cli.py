@@ -1,0 +1,183 @@
+"""The console command ``gradward``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from gradward import __version__
+from gradward.data import DataError, load_public_set, load_split
+from gradward.data.catalog import dataset_names, dataset_spec
+from gradward.report.page import build_report
+from gradward.report.records import FILE_NAME, read_records
+from gradward.report.table import how_to_read, leakage_table
+
+console = Console()
+
+
+@click.group()
+@click.version_option(__version__)
+def main() -> None:
+    """Tell how much of its patients' images a federation's updates give away."""
+
+
+@main.command()
+@click.argument("job", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--sites", type=click.IntRange(1), help="Number of sites; the job's own by default.")
+@click.option(
+    "--workspace",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Run folder; runs/<job> by default. An earlier run in it is replaced.",
+)
+@click.option("--seed", type=click.IntRange(0), help="Seed instead of the job's.")
+@click.option("--threads", type=click.IntRange(1), help="Sites at the same time; all by default.")
+@click.option("--gpu", help="GPU ids as NVFlare takes them, e.g. '0,1'; CPU by default.")
+@click.option(
+    "--site-settings",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A gradward.json for the simulated sites: where their data are, and their policy.",
+)
+def run(
+    job: Path,
+    sites: int | None,
+    workspace: Path | None,
+    seed: int | None,
+    threads: int | None,
+    gpu: str | None,
+    site_settings: Path | None,
+) -> None:
+    """Run JOB in NVFlare's simulator and show what leaked."""
+    from gradward.flare.simulator import LOG_FILE, RunError, run_in_simulator, sites_of
+
+    job = job.resolve()
+    folder = workspace or Path("runs") / job.name
+    progress = _RunProgress(job.name)
+    try:
+        with progress:
+            finished = run_in_simulator(
+                job,
+                folder,
+                sites=sites_of(job, sites),
+                threads=threads,
+                seed=seed,
+                gpu=gpu,
+                site_settings=site_settings,
+                watch=progress.show,
+            )
+    except RunError as error:
+        raise click.ClickException(str(error)) from None
+    except KeyboardInterrupt:
+        raise click.ClickException(f"stopped; {folder} keeps what was there") from None
+    if finished.exit_code:
+        raise click.ClickException(
+            f"the simulator ended with code {finished.exit_code}; see {folder / LOG_FILE}"
+        )
+    if not (folder / FILE_NAME).is_file():
+        raise click.ClickException(f"the run left no {FILE_NAME}; see {folder / LOG_FILE}")
+    _show_result(folder)
+
+
+@main.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def report(folder: Path) -> None:
+    """Build the report of a run FOLDER that holds leakage.jsonl, and print its table."""
+    try:
+        build_report(folder)
+    except (OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from None
+    _show_result(folder)
+
+
+@main.command()
+@click.argument("name", type=click.Choice(dataset_names()))
+@click.option("--site", default="site-1", show_default=True, help="Whose share to look at.")
+@click.option("--image-size", type=int, nargs=2, default=(32, 32), show_default=True)
+@click.option("--channels", type=click.Choice(["1", "3"]), default="3", show_default=True)
+@click.option(
+    "--site-settings",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A gradward.json whose 'data' says where the data set is.",
+)
+def data(
+    name: str, site: str, image_size: tuple[int, int], channels: str, site_settings: Path | None
+) -> None:
+    """Check data set NAME: can everything be read, how much is there, which checksum."""
+    overrides = json.loads(site_settings.read_text())["data"] if site_settings else None
+    wanted: dict[str, Any] = {"image_size": image_size, "channels": int(channels)}
+    try:
+        spec = dataset_spec(name, overrides)
+        for split in ("training", "validation", "testing"):
+            images = load_split(spec, split, site=site, **wanted)
+            classes = images.labels.bincount().tolist()
+            click.echo(f"{split:<12}{len(images):>6} images, per class {classes}")
+        public = load_public_set(spec, name=name, **wanted)
+    except DataError as error:
+        raise click.ClickException(str(error)) from None
+    for part in ("prior", "control", "decoys", "canary", "fit"):
+        click.echo(f"{'public ' + part:<15}{len(public.part(part)):>3} images")
+    click.echo(f"licence      {public.licence}\nchecksum     {public.checksum}")
+
+
+class _RunProgress:
+    """One line that follows a run: phase, round, sites heard, audits open."""
+
+    def __init__(self, job: str) -> None:
+        self._job = job
+        self._last = ""
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task(f"{job}: starting", total=None)
+
+    def __enter__(self) -> _RunProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def show(self, status: dict[str, Any]) -> None:
+        """Show the entries of the server's status file."""
+        if not status:
+            return
+        line = f"{self._job}: {status['phase']}"
+        if "round" in status:
+            line += (
+                f", round {status['round'] + 1} of {status['rounds']}, "
+                f"{status['sites_heard']} of {status['sites']} sites heard, "
+                f"{status['audits_open']} audits open"
+            )
+            done = status["round"] + status["sites_heard"] / max(status["sites"], 1)
+            self._progress.update(self._task, total=status["rounds"], completed=done)
+        self._progress.update(self._task, description=line)
+        if line != self._last and not console.is_terminal:
+            click.echo(line)
+        self._last = line
+
+
+def _show_result(folder: Path) -> None:
+    records = list(read_records(folder / FILE_NAME))
+    console.print(leakage_table(records))
+    console.print(how_to_read())
+    console.print(f"Records     {folder / FILE_NAME}", highlight=False, soft_wrap=True)
+    console.print(
+        f"Report      {folder / 'report' / 'index.html'}", highlight=False, soft_wrap=True
+    )
+    console.print(f"TensorBoard tensorboard --logdir {folder / 'tb_events'}", highlight=False)
+    private = folder / "workspace.private"
+    if private.is_dir():
+        console.print(
+            f"Pictures    {private}/<site>/jobs/*/pictures (they show patients and stay there)",
+            highlight=False,
+            soft_wrap=True,
+        )

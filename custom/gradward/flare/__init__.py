@@ -1,0 +1,1 @@
+"""GradWard's components for NVFlare; the only package that imports ``nvflare``."""

@@ -1,0 +1,47 @@
+"""Scalars on their way to TensorBoard through NVFlare's event system."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+from nvflare.apis.analytix import AnalyticsDataType
+from nvflare.apis.fl_component import FLComponent
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.utils.analytix_utils import create_analytic_dxo, send_analytic_dxo
+from nvflare.app_common.widgets.streaming import AnalyticsSender
+
+
+def stream_scalars(
+    fl_ctx: FLContext, sender_id: str, prefix: str, values: Mapping[str, float | None], step: int
+) -> None:
+    """Send each finite value under ``prefix/name``.
+
+    A job without the sender still trains and scores: streaming is a mirror, never the record.
+    """
+    sender = fl_ctx.get_engine().get_component(sender_id)
+    if not isinstance(sender, AnalyticsSender):
+        return
+    for tag, value in _finite(prefix, values):
+        sender.add(tag, value, AnalyticsDataType.SCALAR, global_step=step)
+
+
+def write_scalars(
+    component: FLComponent,
+    fl_ctx: FLContext,
+    prefix: str,
+    values: Mapping[str, float | None],
+    step: int,
+) -> None:
+    """Do the same for the server's own values: an ``AnalyticsSender`` never starts there."""
+    for tag, value in _finite(prefix, values):
+        dxo = create_analytic_dxo(
+            tag=tag, value=value, data_type=AnalyticsDataType.SCALAR, global_step=step
+        )
+        send_analytic_dxo(component, dxo, fl_ctx)
+
+
+def _finite(prefix: str, values: Mapping[str, float | None]) -> Iterator[tuple[str, float]]:
+    for name, value in values.items():
+        if value is not None and math.isfinite(value):
+            yield f"{prefix}/{name}", float(value)

@@ -1,0 +1,400 @@
+"""One job's audits: spool, attack workers, score requests, records."""
+
+from __future__ import annotations
+
+import queue
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gradward.attacks.spool import save_state
+from gradward.attacks.worker_process import WorkerError, WorkerProcess
+from gradward.data import DataError, PublicSet, load_public_set
+from gradward.flare.courier import ScoringCourier
+from gradward.flare.experiment import Experiment
+from gradward.flare.protocol import ScoreReply, ScoreRequest
+from gradward.flare.seeds import derive_seed
+from gradward.flare.site import Site, SiteSettingsError
+from gradward.report.records import LeakageLog, LeakageRecord
+
+SCORES_ON_RECORD = (
+    "ssim",
+    "prior_ssim",
+    "psnr",
+    "mse",
+    "rdlv",
+    "recovered",
+    "reid",
+    "rank",
+    "gallery",
+    "leakage",
+)
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """What the job says about its audits; see :class:`~gradward.flare.auditor.InversionAuditor`."""
+
+    job: str
+    attacks: Sequence[Mapping[str, Any]]
+    budget: Mapping[str, Any]
+    workers: int
+    attack_timeout: float
+    score_timeout: float
+    keep_in: Path | None
+    worker_module: str
+
+    @property
+    def attack_names(self) -> list[str]:
+        """Names of the attacks, in order."""
+        return [attack["name"] for attack in self.attacks]
+
+
+@dataclass(frozen=True)
+class CapturedUpdate:
+    """What one site sent in one round."""
+
+    site: str
+    round: int
+    arrays: Mapping[str, np.ndarray]
+
+    @property
+    def entry(self) -> str:
+        """Name of its folder in the spool."""
+        return f"{self.round}-{self.site}"
+
+
+class AuditRun:
+    """Takes captured updates and leaves records.
+
+    Order of events for one update: written to the spool, attacked by a worker, its reconstructions
+    sent to the site, its records appended, its spool entry removed.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        server: Site,
+        settings: AuditSettings,
+        log_file: LeakageLog,
+        log: Callable[[str], None],
+        changed: Callable[..., None],
+    ) -> None:
+        """Start the threads; nothing is loaded and no worker runs before the first update.
+
+        Args:
+            experiment: what server and sites agree on.
+            server: the server's own data, device and threads.
+            settings: the job's settings of the audit.
+            log_file: where records go.
+            log: takes a line for the server's log.
+            changed: told ``audits_open=n`` at every change.
+        """
+        self.courier = ScoringCourier(settings.score_timeout)
+        self._experiment = experiment
+        self._server = server
+        self._settings = settings
+        self._records = log_file
+        self._log = log
+        self._changed = changed
+        # Outside the run folder: that one is stored and downloaded with the job's result.
+        self._spool = Path(tempfile.mkdtemp(prefix="gradward-spool-"))
+        self._lock = threading.Lock()
+        self._open: dict[tuple[str, int], set[str]] = {}
+        self._finished_rounds: set[int] = set()
+        self._public: PublicSet | None = None
+        self._public_lock = threading.Lock()
+        self._to_spool: queue.Queue[CapturedUpdate | tuple[int, Mapping[str, np.ndarray]]] = (
+            queue.Queue()
+        )
+        self._to_attack: queue.Queue[CapturedUpdate] = queue.Queue()
+        self._workers = [
+            WorkerProcess(self._spool, settings.worker_module) for _ in range(settings.workers)
+        ]
+        threading.Thread(target=self._spool_forever, daemon=True).start()
+        for worker in self._workers:
+            threading.Thread(target=self._attack_forever, args=(worker,), daemon=True).start()
+
+    @property
+    def open_audits(self) -> int:
+        """Updates captured whose records are not complete."""
+        with self._lock:
+            return len(self._open)
+
+    def remember_global(self, number: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keep the global weights that a round starts from."""
+        self._to_spool.put((number, arrays))
+
+    def submit(self, update: CapturedUpdate) -> None:
+        """Take an update; returns at once."""
+        pending = {
+            attack
+            for attack in self._settings.attack_names
+            if not self._records.knows(update.site, update.round, attack, self._experiment.seed)
+        }
+        if not pending:
+            return
+        with self._lock:
+            self._open[update.site, update.round] = pending
+        self._to_spool.put(update)
+        self._changed(audits_open=self.open_audits)
+
+    def reject(self, site: str, number: int, reason: str, status: str = "failed") -> None:
+        """Put an update on record that cannot be attacked."""
+        for attack in self._settings.attack_names:
+            self._record(site, number, attack, status=status, reason=reason)
+
+    def round_done(self, number: int) -> None:
+        """Let go of a round's global weights once its audits are finished."""
+        with self._lock:
+            self._finished_rounds.add(number)
+        self._forget_global(number)
+
+    def give_up(self, reason: str) -> int:
+        """Put what is still open on record as not scored; return how many updates that were."""
+        with self._lock:
+            rest = {key: set(attacks) for key, attacks in self._open.items()}
+        for (site, number), attacks in rest.items():
+            for attack in attacks:
+                self._record(site, number, attack, status="unscored", reason=reason)
+                self._close(site, number, attack)
+        return len(rest)
+
+    def stop(self) -> None:
+        """End the workers and remove the spool."""
+        self.give_up("the run ended before this audit was finished")
+        for worker in self._workers:
+            worker.stop()
+        shutil.rmtree(self._spool, ignore_errors=True)
+
+    # The spool -----------------------------------------------------------------------------------
+
+    def _global_file(self, number: int) -> Path:
+        return self._spool / f"global-{number}.npz"
+
+    def _spool_forever(self) -> None:
+        while True:
+            item = self._to_spool.get()
+            try:
+                if isinstance(item, CapturedUpdate):
+                    entry = self._spool / item.entry
+                    entry.mkdir(mode=0o700)
+                    save_state(entry / "update.npz", item.arrays)
+                    # The arrays are on disk: a long queue must not hold them in memory.
+                    self._to_attack.put(CapturedUpdate(item.site, item.round, {}))
+                else:
+                    save_state(self._global_file(item[0]), item[1])
+            except Exception as error:
+                if isinstance(item, CapturedUpdate):
+                    self._fail(item, f"the update could not be spooled ({type(error).__name__})")
+                self._log(f"spooling failed: {type(error).__name__}")
+
+    def _forget_global(self, number: int) -> None:
+        with self._lock:
+            in_use = any(open_round == number for _, open_round in self._open)
+            if in_use or number not in self._finished_rounds:
+                return
+        self._global_file(number).unlink(missing_ok=True)
+
+    # Attacks -------------------------------------------------------------------------------------
+
+    def _attack_forever(self, worker: WorkerProcess) -> None:
+        while True:
+            update = self._to_attack.get()
+            try:
+                self._attack(worker, update)
+            except (WorkerError, DataError, SiteSettingsError) as error:
+                self._fail(update, str(error))
+            except Exception as error:
+                self._fail(update, f"the audit failed with {type(error).__name__}")
+                self._log(f"an audit failed with {type(error).__name__}: {error}")
+
+    def _attack(self, worker: WorkerProcess, update: CapturedUpdate) -> None:
+        public = self._prepare_public()
+        reply = worker.request(self._request(update), self._settings.attack_timeout)
+        if reply["status"] != "ok":
+            self._fail(update, reply["reason"])
+            return
+        results = {(item["attack"], item["control"]): item for item in reply["results"]}
+        with np.load(self._spool / update.entry / "result.npz", allow_pickle=False) as arrays:
+            images = dict(arrays)
+        for attack in self._settings.attack_names:
+            real, control = results[attack, False], results.get((attack, True))
+            if real["status"] != "ok":
+                self._finish_attack(update, attack, real, control, None, real["reason"])
+                continue
+            self._keep(update, attack, images[f"{attack}/real"])
+            request = ScoreRequest(
+                site=update.site,
+                round=update.round,
+                attack=attack,
+                images=images[f"{attack}/real"],
+                control=images.get(f"{attack}/control"),
+                public_checksum=public.checksum,
+            )
+            self.courier.submit(request, self._answer(update, attack, real, control))
+
+    def _request(self, update: CapturedUpdate) -> dict[str, Any]:
+        experiment = self._experiment
+        return {
+            "id": update.entry,
+            "entry": str(self._spool / update.entry),
+            "global": str(self._global_file(update.round)),
+            "model": experiment.model_arguments(),
+            "settings": experiment.training_values(update.site),
+            "n_images": None,
+            "attacks": [dict(attack) for attack in self._settings.attacks],
+            "budget": dict(self._settings.budget),
+            "prior": str(self._spool / "prior.npy"),
+            "control": str(self._spool / "control.npz"),
+            "seed": derive_seed(experiment.seed, "audit", update.site, update.round),
+            "device": self._server.device,
+            "threads": 1,
+        }
+
+    def _prepare_public(self) -> PublicSet:
+        """Load the public images once.
+
+        Raises:
+            DataError: they are not there, or not the declared ones; audits fail, training goes on.
+        """
+        with self._public_lock:
+            if self._public is None:
+                experiment = self._experiment
+                public = load_public_set(
+                    self._server.dataset_spec(experiment.public_set),
+                    name=experiment.public_set,
+                    image_size=experiment.image_size,
+                    channels=experiment.channels,
+                )
+                if experiment.public_checksum not in (None, public.checksum):
+                    raise DataError(
+                        f"the public images of {public.name!r} on the server are not those that "
+                        "the job declares (their checksum differs)"
+                    )
+                control = public.part("control")
+                np.save(self._spool / "prior.npy", public.prior_image.numpy())
+                np.savez(
+                    self._spool / "control.npz",
+                    images=control.images.numpy(),
+                    labels=control.labels.numpy(),
+                )
+                self._public = public
+            return self._public
+
+    def _keep(self, update: CapturedUpdate, attack: str, images: np.ndarray) -> None:
+        if self._settings.keep_in is not None:
+            self._settings.keep_in.mkdir(mode=0o700, exist_ok=True)
+            np.save(self._settings.keep_in / f"{update.entry}-{attack}.npy", images)
+
+    # Records -------------------------------------------------------------------------------------
+
+    def _answer(
+        self,
+        update: CapturedUpdate,
+        attack: str,
+        real: Mapping[str, Any],
+        control: Mapping[str, Any] | None,
+    ) -> Callable[[ScoreReply | None, str], None]:
+        def take(reply: ScoreReply | None, problem: str) -> None:
+            self._finish_attack(update, attack, real, control, reply, problem)
+
+        return take
+
+    def _finish_attack(
+        self,
+        update: CapturedUpdate,
+        attack: str,
+        real: Mapping[str, Any],
+        control: Mapping[str, Any] | None,
+        reply: ScoreReply | None,
+        problem: str,
+    ) -> None:
+        """Write the records of one attack, real and control, whatever became of it."""
+        for result, is_control in ((real, False), (control, True)):
+            if result is None:
+                continue
+            status, reason = result["status"], result["reason"]
+            scores: Mapping[str, Any] | None = None
+            if status == "ok":
+                if reply is None:
+                    status, reason = "unscored", problem
+                else:
+                    status, reason = reply.status, reply.reason
+                    scores = reply.control if is_control else reply.real
+            details: dict[str, Any] = {
+                "n_images": result["n_images"],
+                "loss": result["loss"],
+                "evals": result["evals"],
+                "seconds": result["seconds"],
+                "knowledge": result["knowledge"],
+            }
+            if scores is not None:
+                details |= {name: scores[name] for name in SCORES_ON_RECORD}
+            if reply is not None and reply.prior is not None:
+                details |= {
+                    "prior_reid": reply.prior["reid"],
+                    "prior_rank": reply.prior["rank"],
+                }
+            self._record(
+                update.site,
+                update.round,
+                attack,
+                status=status,
+                reason=reason,
+                control=is_control,
+                **details,
+            )
+        self._close(update.site, update.round, attack)
+
+    def _fail(self, update: CapturedUpdate, reason: str) -> None:
+        with self._lock:
+            attacks = list(self._open.get((update.site, update.round), ()))
+        for attack in attacks:
+            self._record(update.site, update.round, attack, status="failed", reason=reason)
+            self._close(update.site, update.round, attack)
+
+    def _record(
+        self,
+        site: str,
+        number: int,
+        attack: str,
+        *,
+        status: str,
+        control: bool = False,
+        **rest: Any,
+    ) -> None:
+        self._records.append(
+            LeakageRecord(
+                job=self._settings.job,
+                seed=self._experiment.seed,
+                site=site,
+                round=number,
+                attack=attack,
+                control=control,
+                status=status,
+                **rest,
+            )
+        )
+        if status not in ("ok", "skipped") and not control:
+            self._log(f"{site}, round {number}, {attack}: {status}: {rest.get('reason', '')}")
+
+    def _close(self, site: str, number: int, attack: str) -> None:
+        """Tick off one attack; with the last one the update leaves the spool."""
+        with self._lock:
+            pending = self._open.get((site, number))
+            if pending is None:
+                return
+            pending.discard(attack)
+            if pending:
+                return
+            del self._open[site, number]
+        shutil.rmtree(self._spool / f"{number}-{site}", ignore_errors=True)
+        self._forget_global(number)
+        self._changed(audits_open=self.open_audits)

@@ -1,0 +1,128 @@
+"""Carries score requests to sites through whichever workflow is running."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nvflare.apis.controller_spec import ClientTask, Task, TaskCompletionStatus
+from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.impl.controller import Controller
+from nvflare.apis.server_engine_spec import ServerEngineSpec
+from nvflare.apis.signal import Signal
+
+from gradward.flare.protocol import SCORE_TASK, ScoreReply, ScoreRequest
+from gradward.flare.states import MessageError
+
+Answer = Callable[[ScoreReply | None, str], None]
+"""Called once a request: with the reply, or with None and the reason why there is none."""
+
+
+@dataclass
+class _Parcel:
+    request: ScoreRequest
+    answer: Answer
+    reply: ScoreReply | None = None
+    problem: str = ""
+
+
+class ScoringCourier:
+    """A queue of score requests that outlives the workflows which send them.
+
+    A task lives only as long as its workflow: what is unsent when training ends is sent by the
+    next workflow that binds itself.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        """Args: seconds a site has to answer, its time of training included."""
+        self._timeout = timeout
+        self._lock = threading.RLock()
+        self._waiting: deque[_Parcel] = deque()
+        self._travelling: list[_Parcel] = []
+        self._controller: Controller | None = None
+        self._engine: ServerEngineSpec | None = None
+
+    def submit(self, request: ScoreRequest, answer: Answer) -> None:
+        """Send the request now, or as soon as a workflow is bound."""
+        with self._lock:
+            self._waiting.append(_Parcel(request, answer))
+        self._dispatch()
+
+    def bind(self, controller: Controller, engine: ServerEngineSpec) -> None:
+        """Send through ``controller`` from now on."""
+        with self._lock:
+            self._controller, self._engine = controller, engine
+        self._dispatch()
+
+    def release(self, abort_signal: Signal) -> None:
+        """Send nothing more through the bound workflow and wait for what is under way.
+
+        Ends after the answer time at the latest, since a task that ran out is done as well.
+        """
+        self.close()
+        while self._travelling and not abort_signal.triggered:
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        """Send nothing more and wait for nothing."""
+        with self._lock:
+            self._controller = None
+
+    def _dispatch(self) -> None:
+        while True:
+            with self._lock:
+                controller, engine = self._controller, self._engine
+                if controller is None or engine is None or not self._waiting:
+                    return
+                parcel = self._waiting.popleft()
+                self._travelling.append(parcel)
+            try:
+                self._send(controller, engine, parcel)
+            except Exception as error:
+                self._finish(parcel, f"the request could not be sent ({type(error).__name__})")
+
+    def _send(self, controller: Controller, engine: ServerEngineSpec, parcel: _Parcel) -> None:
+        def received(client_task: ClientTask, fl_ctx: FLContext) -> None:
+            result = client_task.result
+            client_task.result = None
+            code = result.get_return_code() if result is not None else ReturnCode.EMPTY_RESULT
+            if code != ReturnCode.OK:
+                parcel.problem = f"the site answered {code}"
+                return
+            try:
+                parcel.reply = ScoreReply.from_shareable(result)
+            except MessageError as error:
+                parcel.problem = str(error)
+
+        def done(task: Task, fl_ctx: FLContext) -> None:
+            status = task.completion_status
+            if parcel.reply is None and not parcel.problem:
+                if status == TaskCompletionStatus.CANCELLED:
+                    self._requeue(parcel)
+                    return
+                parcel.problem = f"the site did not answer ({status})"
+            self._finish(parcel, parcel.problem)
+
+        task = Task(
+            name=SCORE_TASK,
+            data=parcel.request.to_shareable(),
+            timeout=int(self._timeout),
+            result_received_cb=received,
+            task_done_cb=done,
+        )
+        with engine.new_context() as fl_ctx:
+            controller.send(task=task, fl_ctx=fl_ctx, targets=[parcel.request.site])
+
+    def _requeue(self, parcel: _Parcel) -> None:
+        with self._lock:
+            self._travelling.remove(parcel)
+            self._waiting.append(parcel)
+
+    def _finish(self, parcel: _Parcel, problem: str) -> None:
+        with self._lock:
+            self._travelling.remove(parcel)
+        parcel.answer(parcel.reply, problem)

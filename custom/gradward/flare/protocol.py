@@ -1,0 +1,150 @@
+"""The one question the audit asks a site, and its answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from nvflare.apis.dxo import DXO, DataKind
+from nvflare.apis.shareable import Shareable
+
+from gradward.flare.states import MessageError, read_dxo
+
+SCORE_TASK = "score_reconstruction"
+PROTOCOL = 1
+SCORE_NAMES = (
+    "n_images",
+    "ssim",
+    "prior_ssim",
+    "psnr",
+    "mse",
+    "rdlv",
+    "recovered",
+    "reid",
+    "rank",
+    "gallery",
+    "leakage",
+)
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """Reconstruction and control of one attack on one update, for the site that sent it.
+
+    Attributes:
+        site: the site that sent the update.
+        round: round of the update.
+        attack: name of the attack.
+        images: ``(n, C, H, W)`` float32 in [0, 1].
+        control: the same attack on the wrong update, same shape, or None if it failed.
+        public_checksum: of the server's public images; the site scores with the same or not at all.
+    """
+
+    site: str
+    round: int
+    attack: str
+    images: np.ndarray
+    control: np.ndarray | None
+    public_checksum: str
+
+    def to_shareable(self) -> Shareable:
+        """Pack as ``APP_DEFINED``: raw arrays in a ``COLLECTION`` trip NVFlare's filters."""
+        return DXO(DataKind.APP_DEFINED, data={"protocol": PROTOCOL, **vars(self)}).to_shareable()
+
+    @classmethod
+    def from_shareable(cls, shareable: Shareable, image_shape: tuple[int, ...]) -> ScoreRequest:
+        """Unpack and check.
+
+        Args:
+            shareable: the task's data.
+            image_shape: ``(C, H, W)`` of this job.
+
+        Raises:
+            MessageError: anything that is not such a request.
+        """
+        data = dict(read_dxo(shareable, DataKind.APP_DEFINED).data)
+        if data.pop("protocol", None) != PROTOCOL:
+            raise MessageError(f"the scoring request is not of protocol {PROTOCOL}")
+        try:
+            request = cls(**data)
+        except TypeError:
+            raise MessageError("the scoring request has missing or unknown fields") from None
+        if not isinstance(request.round, int) or not isinstance(request.attack, str):
+            raise MessageError("the scoring request names no round and attack")
+        _check_images("reconstruction", request.images, image_shape)
+        if request.control is not None:
+            _check_images("control", request.control, image_shape)
+            if request.control.shape != request.images.shape:
+                raise MessageError("reconstruction and control differ in number")
+        return request
+
+
+@dataclass(frozen=True)
+class ScoreReply:
+    """A site's answer: rounded scalars, or the reason why there are none.
+
+    Attributes:
+        status: ``"ok"`` or ``"refused"``.
+        reason: why, when refused.
+        real, control, prior: scores by the names in :data:`SCORE_NAMES`; None where undefined.
+    """
+
+    status: str
+    reason: str = ""
+    real: dict[str, float | None] | None = None
+    control: dict[str, float | None] | None = None
+    prior: dict[str, float | None] | None = None
+
+    def to_shareable(self) -> Shareable:
+        """Pack as ``APP_DEFINED``."""
+        return DXO(DataKind.APP_DEFINED, data={"protocol": PROTOCOL, **asdict(self)}).to_shareable()
+
+    @classmethod
+    def from_shareable(cls, shareable: Shareable) -> ScoreReply:
+        """Unpack and check.
+
+        Raises:
+            MessageError: anything that is not such an answer.
+        """
+        data = dict(read_dxo(shareable, DataKind.APP_DEFINED).data)
+        if data.pop("protocol", None) != PROTOCOL:
+            raise MessageError(f"the scoring reply is not of protocol {PROTOCOL}")
+        try:
+            reply = cls(**data)
+        except TypeError:
+            raise MessageError("the scoring reply has missing or unknown fields") from None
+        if reply.status not in ("ok", "refused"):
+            raise MessageError(f"the scoring reply has the unknown status {reply.status!r}")
+        if reply.status == "ok" and reply.real is None:
+            raise MessageError("the scoring reply is 'ok' but holds no scores")
+        for scores in (reply.real, reply.control, reply.prior):
+            _check_scores(scores)
+        return reply
+
+
+def _check_images(what: str, images: Any, image_shape: tuple[int, ...]) -> None:
+    if not isinstance(images, np.ndarray) or images.dtype != np.float32:
+        raise MessageError(f"the {what} is not a float32 array")
+    if images.ndim != 4 or images.shape[1:] != image_shape or not len(images):
+        raise MessageError(
+            f"the {what} has shape {images.shape}, this job's images are {image_shape}"
+        )
+    if not np.isfinite(images).all() or images.min() < 0 or images.max() > 1:
+        raise MessageError(f"the {what} leaves the range [0, 1]")
+
+
+def _check_scores(scores: Mapping[str, Any] | None) -> None:
+    if scores is None:
+        return
+    if set(scores) != set(SCORE_NAMES):
+        raise MessageError("the scoring reply does not hold exactly the agreed scores")
+    for name, value in scores.items():
+        if value is not None and (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+        ):
+            raise MessageError(f"the score {name!r} is not a finite number")

@@ -1,0 +1,165 @@
+"""Scoring at home: the only place where a reconstruction meets the true image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from nvflare.apis.executor import Executor
+from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.apis.signal import Signal
+
+from gradward.data import DataError, ImageSet, PublicSet, load_public_set, load_split
+from gradward.flare.analytics import stream_scalars
+from gradward.flare.door import ScoringDoor, ScoringRefused
+from gradward.flare.experiment import Experiment, JobError, experiment_of
+from gradward.flare.protocol import SCORE_TASK, ScoreReply, ScoreRequest
+from gradward.flare.rounds import recall_round
+from gradward.flare.site import Site, SiteSettingsError, open_site, record_private_error
+from gradward.flare.states import MessageError
+from gradward.metrics.leakage import LeakageScores, score_reconstructions
+from gradward.report.pictures import save_side_by_side
+
+GALLERY_SIZE = 100
+ROUNDED_DIGITS = 3
+
+
+class LeakageScorer(Executor):
+    """Answers ``score_reconstruction`` with one rounded record, or with a refusal and its reason.
+
+    Side-by-side pictures stay in the site's private folder (``pictures/``), like the log of every
+    answer (``answers.log``).
+    """
+
+    def __init__(
+        self,
+        experiment_id: str = "experiment",
+        analytics_sender_id: str = "analytics_sender",
+    ) -> None:
+        """Args: ids of the job's experiment and of its analytics sender."""
+        super().__init__()
+        self.experiment_id = experiment_id
+        self.analytics_sender_id = analytics_sender_id
+        self._training: ImageSet | None = None
+        self._public: PublicSet | None = None
+
+    def execute(
+        self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
+    ) -> Shareable:
+        """Score, or refuse; never raises, so that one site's trouble stays its own."""
+        if task_name != SCORE_TASK:
+            return make_reply(ReturnCode.TASK_UNKNOWN)
+        try:
+            site = open_site(fl_ctx)
+        except SiteSettingsError as error:
+            self.log_error(fl_ctx, f"scoring refused: {error}")
+            return ScoreReply(status="refused", reason=str(error)).to_shareable()
+        site.apply_threads()
+        door = ScoringDoor(site.job_folder, site.scoring)
+        peer = fl_ctx.get_peer_context()
+        entry: dict[str, object] = {"asked_by": peer.get_identity_name() if peer else "unknown"}
+        try:
+            experiment = experiment_of(fl_ctx, self.experiment_id)
+            request = ScoreRequest.from_shareable(
+                shareable, (experiment.channels, *experiment.image_size)
+            )
+            entry |= {"round": request.round, "attack": request.attack}
+            reply = self._score(site, door, experiment, request)
+            self._mirror(fl_ctx, request, reply)
+        except (ScoringRefused, MessageError, DataError, JobError, SiteSettingsError) as error:
+            self.log_warning(fl_ctx, f"scoring refused: {error}")
+            reply = ScoreReply(status="refused", reason=str(error))
+        except Exception as error:
+            # Whatever failed here may have images in its traceback: it stays in the private log.
+            record_private_error(site)
+            self.log_error(fl_ctx, f"scoring failed with {type(error).__name__}")
+            reply = ScoreReply(status="refused", reason="scoring failed at the site")
+        door.note({**entry, "status": reply.status, "reason": reply.reason, "scores": reply.real})
+        return reply.to_shareable()
+
+    def _score(
+        self, site: Site, door: ScoringDoor, experiment: Experiment, request: ScoreRequest
+    ) -> ScoreReply:
+        if request.site != site.name:
+            raise ScoringRefused("this reconstruction is of another site's update")
+        record = recall_round(site.job_folder, request.round)
+        if record is None:
+            raise ScoringRefused(f"this site sent no update in round {request.round}")
+        training, public = self._load(site, experiment)
+        expected = experiment.public_checksum or public.checksum
+        if not public.checksum == request.public_checksum == expected:
+            raise ScoringRefused(
+                f"the public images of {public.name!r} differ between server, site and job"
+            )
+        door.admit(request)
+        scores = score_reconstructions(
+            torch.from_numpy(request.images),
+            None if request.control is None else torch.from_numpy(request.control),
+            training.subset(record.images),
+            prior_image=public.prior_image,
+            mean_image=public.mean_image,
+            site_images=training,
+            truth_positions=record.images,
+            decoys=public.part("decoys"),
+            gallery_size=GALLERY_SIZE,
+        )
+        self._keep_pictures(
+            site.job_folder, request, training.subset(record.images), public, scores
+        )
+        return ScoreReply(
+            status="ok",
+            real=scores.real.to_dict(ROUNDED_DIGITS),
+            control=None if scores.control is None else scores.control.to_dict(ROUNDED_DIGITS),
+            prior=scores.prior.to_dict(ROUNDED_DIGITS),
+        )
+
+    def _load(self, site: Site, experiment: Experiment) -> tuple[ImageSet, PublicSet]:
+        if self._training is None:
+            self._training = load_split(
+                site.dataset_spec(experiment.dataset),
+                "training",
+                site=site.name,
+                image_size=experiment.image_size,
+                channels=experiment.channels,
+            )
+        if self._public is None:
+            self._public = load_public_set(
+                site.dataset_spec(experiment.public_set),
+                name=experiment.public_set,
+                image_size=experiment.image_size,
+                channels=experiment.channels,
+            )
+        return self._training, self._public
+
+    @staticmethod
+    def _keep_pictures(
+        job_folder: Path,
+        request: ScoreRequest,
+        truths: ImageSet,
+        public: PublicSet,
+        scores: LeakageScores,
+    ) -> None:
+        folder = job_folder / "pictures"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        rows, columns = scores.assignment
+        control = None if request.control is None else torch.from_numpy(request.control)
+        save_side_by_side(
+            folder / f"round-{request.round}-{request.attack}.png",
+            truths=truths.images[columns],
+            prior=public.prior_image,
+            reconstructions=torch.from_numpy(request.images)[rows],
+            control=None if control is None else control[rows],
+        )
+
+    def _mirror(self, fl_ctx: FLContext, request: ScoreRequest, reply: ScoreReply) -> None:
+        for label, scores in (("", reply.real), ("/control", reply.control)):
+            if scores is not None:
+                stream_scalars(
+                    fl_ctx,
+                    self.analytics_sender_id,
+                    f"leakage/{request.attack}{label}",
+                    scores,
+                    request.round,
+                )

@@ -1,0 +1,215 @@
+"""Where a party's data, settings and private folder are. No job can change any of it.
+
+Order: the environment (``GRADWARD_PRIVATE``, ``GRADWARD_DEVICE``, ``GRADWARD_DATA``), then
+``local/gradward.json`` of the party's kit, whose ``sites.<name>`` goes over its top level because
+simulated sites share one folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from nvflare.apis.fl_constant import WorkspaceConstants
+from nvflare.apis.fl_context import FLContext
+from nvflare.private.fed.simulator.simulator_const import SimulatorConstants
+
+from gradward.data.catalog import dataset_spec
+
+SETTINGS_FILE = "gradward.json"
+SETTINGS_KEYS = ("data", "device", "threads", "scoring")
+SCORING_KEYS = ("enabled", "max_answers")
+RUN_MARKER = "gradward_run"
+
+
+class SiteSettingsError(ValueError):
+    """``local/gradward.json`` or the environment cannot be used; the message says which entry."""
+
+
+@dataclass(frozen=True)
+class ScoringPolicy:
+    """What a site lets the audit ask of it.
+
+    Attributes:
+        enabled: False closes the scoring door: every request is refused.
+        max_answers: answers given in one job, kept on disk across restarts.
+    """
+
+    enabled: bool = True
+    max_answers: int = 200
+
+
+@dataclass(frozen=True)
+class Site:
+    """One party (a site or the server) during one job.
+
+    Attributes:
+        name: its NVFlare identity.
+        private: its private root; nothing below it ever leaves.
+        job_folder: its private folder of this job.
+        data: its own data specifications by data set name.
+        device: where it computes.
+        threads: CPU threads of its computations; None leaves torch's choice.
+        scoring: its policy for the audit's questions.
+    """
+
+    name: str
+    private: Path
+    job_folder: Path
+    data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    device: str = "cpu"
+    threads: int | None = None
+    scoring: ScoringPolicy = field(default_factory=ScoringPolicy)
+
+    def dataset_spec(self, name: str) -> dict[str, Any]:
+        """Where the data set ``name`` is for this party.
+
+        Raises:
+            SiteSettingsError: the party's own settings give a relative path.
+            DataError: there is no such data set.
+        """
+        own = self.data.get(name, {})
+        for values in (own, own.get("public", {})):
+            for key in ("path", "root", "patients"):
+                if key in values and not Path(str(values[key])).is_absolute():
+                    raise SiteSettingsError(
+                        f"'data.{name}' in local/{SETTINGS_FILE}: {key!r} must be an absolute path"
+                    )
+        return dataset_spec(name, self.data)
+
+    def apply_threads(self) -> None:
+        """Limit torch to this party's threads."""
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+
+
+def read_settings(folder: Path, site: str) -> dict[str, Any]:
+    """Read ``gradward.json`` in ``folder`` for ``site``; without the file, no settings.
+
+    Raises:
+        SiteSettingsError: not JSON, or an entry that does not exist or has the wrong type.
+    """
+    file = folder / SETTINGS_FILE
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SiteSettingsError(f"local/{SETTINGS_FILE} is not readable JSON: {error}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("sites", {}), dict):
+        raise SiteSettingsError(f"local/{SETTINGS_FILE} and its 'sites' must be JSON objects")
+    settings = {key: value for key, value in content.items() if key != "sites"}
+    settings.update(content.get("sites", {}).get(site, {}))
+    unknown = sorted(set(settings) - set(SETTINGS_KEYS))
+    if unknown:
+        raise SiteSettingsError(
+            f"local/{SETTINGS_FILE} has unknown entries {unknown}; known are {list(SETTINGS_KEYS)}"
+        )
+    return settings
+
+
+def _scoring_policy(values: Any) -> ScoringPolicy:
+    if not isinstance(values, dict) or not set(values) <= set(SCORING_KEYS):
+        raise SiteSettingsError(
+            f"'scoring' in local/{SETTINGS_FILE} must be an object with {list(SCORING_KEYS)}"
+        )
+    policy = ScoringPolicy(**values)
+    limit = policy.max_answers
+    if not isinstance(policy.enabled, bool):
+        raise SiteSettingsError("'scoring.enabled' must be true or false")
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
+        raise SiteSettingsError(f"'scoring.max_answers' must be an integer of at least 0: {limit}")
+    return policy
+
+
+def choose_device(setting: str | None) -> str:
+    """Return the device a party computes on.
+
+    A site's own setting wins. Without one, a GPU is used where NVFlare gave one to the job (it
+    then sets ``CUDA_VISIBLE_DEVICES``), otherwise the CPU.
+
+    Raises:
+        SiteSettingsError: the chosen device is not there.
+    """
+    if setting is None:
+        granted = bool(os.environ.get("CUDA_VISIBLE_DEVICES", "").strip())
+        return "cuda:0" if granted and torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(setting)
+    except RuntimeError:
+        raise SiteSettingsError(f"device {setting!r} is not known; use 'cpu' or 'cuda:0'") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise SiteSettingsError(
+            f"device {setting!r} was chosen, but {torch.cuda.device_count()} CUDA devices are "
+            "visible; correct 'device' in local/gradward.json or GRADWARD_DEVICE"
+        )
+    return setting
+
+
+def open_site(fl_ctx: FLContext) -> Site:
+    """Resolve everything a party needs to know about itself in this job.
+
+    Raises:
+        SiteSettingsError: the settings cannot be used.
+    """
+    name = fl_ctx.get_identity_name()
+    job_id = fl_ctx.get_job_id()
+    workspace = fl_ctx.get_engine().get_workspace()
+    root = Path(workspace.get_root_dir())
+    settings = read_settings(root / WorkspaceConstants.SITE_FOLDER_NAME, name)
+    simulated = job_id == SimulatorConstants.JOB_NAME
+    if override := os.environ.get("GRADWARD_PRIVATE"):
+        private = Path(override) / name
+    elif simulated:
+        private = root.parent.with_name(root.parent.name + ".private") / name
+    else:
+        private = root / "gradward"
+    job_folder = private / "jobs" / job_id
+    if simulated:
+        _forget_earlier_simulation(Path(workspace.get_run_dir(job_id)), job_folder)
+    for folder in (private, job_folder):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    threads = settings.get("threads", 1 if simulated else None)
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise SiteSettingsError(f"'threads' must be an integer of at least 1, got {threads!r}")
+    data = settings.get("data", {})
+    if not isinstance(data, dict) or not all(isinstance(spec, dict) for spec in data.values()):
+        raise SiteSettingsError("'data' must map data set names to objects")
+    return Site(
+        name=name,
+        private=private,
+        job_folder=job_folder,
+        data=data,
+        device=choose_device(os.environ.get("GRADWARD_DEVICE") or settings.get("device")),
+        threads=threads,
+        scoring=_scoring_policy(settings.get("scoring", {})),
+    )
+
+
+def _forget_earlier_simulation(run_folder: Path, job_folder: Path) -> None:
+    """Start a simulation with an empty private job folder.
+
+    The simulator gives every run the same job id and wipes its workspace, but not the private
+    folders beside it: what an earlier run answered would count against this one.
+    """
+    marker = run_folder / RUN_MARKER
+    try:
+        marker.touch(exist_ok=False)
+    except FileExistsError:
+        return
+    shutil.rmtree(job_folder, ignore_errors=True)
+
+
+def record_private_error(site: Site) -> None:
+    """Keep the current traceback at home: NVFlare streams a site's log to the server."""
+    log = site.job_folder / "errors.log"
+    log.touch(mode=0o600, exist_ok=True)
+    with log.open("a", encoding="utf-8") as stream:
+        traceback.print_exc(file=stream)

@@ -1,0 +1,1 @@
+"""Leakage records and what people look at: tables, pages, pictures."""

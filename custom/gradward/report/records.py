@@ -1,0 +1,133 @@
+"""``leakage.jsonl``: one line per site, round and attack, real and control."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+FILE_NAME = "leakage.jsonl"
+
+STATUSES = ("ok", "failed", "skipped", "refused", "unscored", "absent")
+
+
+@dataclass(frozen=True)
+class LeakageRecord:
+    """What one attack on one update gave away.
+
+    Attributes:
+        job, seed, subject, site, round, attack: what was attacked; ``subject`` is ``"live"`` for
+            updates of the training itself.
+        control: True for the same attack on the wrong update.
+        status: ``ok`` scored; ``failed`` attack or update unusable; ``skipped`` the attack does not
+            apply; ``refused`` the site would not score; ``unscored`` it did not answer; ``absent``
+            it sent no update.
+        reason: why, where the status is not ``ok``.
+        n_images ... gallery: the site's rounded scores, see ``docs/metrics.md``.
+        prior_reid, prior_rank: what the prior alone would have scored.
+        loss, evals, seconds: of the attack.
+        knowledge: what the attacker was given, inferred, or lacked.
+    """
+
+    job: str
+    seed: int
+    site: str
+    round: int
+    attack: str
+    control: bool
+    status: str
+    reason: str = ""
+    subject: str = "live"
+    n_images: int | None = None
+    ssim: float | None = None
+    prior_ssim: float | None = None
+    psnr: float | None = None
+    mse: float | None = None
+    rdlv: float | None = None
+    recovered: float | None = None
+    reid: float | None = None
+    rank: float | None = None
+    gallery: int | None = None
+    leakage: float | None = None
+    prior_reid: float | None = None
+    prior_rank: float | None = None
+    loss: float | None = None
+    evals: int | None = None
+    seconds: float | None = None
+    knowledge: dict[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown status."""
+        if self.status not in STATUSES:
+            raise ValueError(f"status must be one of {STATUSES}, got {self.status!r}")
+
+    @property
+    def key(self) -> tuple[str, int, str, bool, int]:
+        """What a record is unique by."""
+        return (self.site, self.round, self.attack, self.control, self.seed)
+
+
+class LeakageLog:
+    """Appends records to a file, each key once, from any thread."""
+
+    def __init__(self, path: Path) -> None:
+        """Open ``path``, which may hold records of the same job from before a restart."""
+        self.path = path
+        self._lock = threading.Lock()
+        self._keys = {record.key for record in read_records(path)} if path.is_file() else set()
+
+    def append(self, record: LeakageRecord) -> bool:
+        """Write the record unless its key is there already; return whether it was written."""
+        with self._lock:
+            if record.key in self._keys:
+                return False
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(asdict(record)) + "\n")
+            self._keys.add(record.key)
+            return True
+
+    def knows(self, site: str, number: int, attack: str, seed: int) -> bool:
+        """Tell whether the real attack of that round is on record."""
+        with self._lock:
+            return (site, number, attack, False, seed) in self._keys
+
+
+def read_records(path: Path) -> Iterator[LeakageRecord]:
+    """Yield the records of a file.
+
+    Raises:
+        ValueError: a line is not a record of this schema; names the line.
+    """
+    with path.open(encoding="utf-8") as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                yield _parse(json.loads(line))
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"line {number} is no leakage record: {error}") from None
+
+
+def _parse(values: Any) -> LeakageRecord:
+    if not isinstance(values, dict) or values.get("schema") != SCHEMA:
+        raise ValueError(f"its schema is not {SCHEMA}")
+    return LeakageRecord(**values)
+
+
+def worst_by_site(records: Iterable[LeakageRecord]) -> dict[str, LeakageRecord | None]:
+    """For each site the scored record that gave away most, None where nothing was scored."""
+    worst: dict[str, LeakageRecord | None] = {}
+    for record in records:
+        best = worst.setdefault(record.site, None)
+        if record.control or record.status != "ok" or record.recovered is None:
+            continue
+        if best is None or _severity(record) > _severity(best):
+            worst[record.site] = record
+    return dict(sorted(worst.items()))
+
+
+def _severity(record: LeakageRecord) -> tuple[float, float]:
+    return (record.reid or 0.0, record.recovered if record.recovered is not None else -1e9)

@@ -1,0 +1,259 @@
+"""The attacks recover a real picture, the control does not, and refusals are told."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gradward.attacks import (
+    AttackRefused,
+    AttackSpec,
+    Budget,
+    Knowledge,
+    Observation,
+    control_update,
+    images_in_update,
+    run_portfolio,
+)
+from gradward.attacks.portfolio import AttackResult, withhold_alike
+from gradward.attacks.search import BudgetSpent, Search, assumed_batches
+from gradward.training import TrainingSettings, state_copy
+
+from .attack_fixtures import observe, patches, public_mean, recovered, small_net, train
+
+ONE = TrainingSettings(batch_size=1, lr=0.02)
+TRUTH = patches()[200:201]
+LABEL = torch.tensor([2])
+
+
+def attack(
+    observation: Observation, *names: str, settings: TrainingSettings = ONE, **options: object
+) -> dict[str, AttackResult]:
+    arguments: dict = {"prior": public_mean(), "n_images": 1, "seed": 0, "budget": Budget(20)}
+    results = run_portfolio(
+        observation,
+        settings=settings,
+        attacks=[AttackSpec(name) for name in names],
+        **{**arguments, **options},
+    )
+    return {result.attack: result for result in results}
+
+
+@pytest.fixture(scope="module")
+def one() -> Observation:
+    return observe(small_net(), TRUTH, LABEL, ONE)[0]
+
+
+@pytest.fixture(scope="module")
+def control() -> Observation:
+    model = small_net()
+    update = control_update(
+        model, state_copy(model), patches()[:20], torch.arange(20) % 4, ONE, 1, seed=0
+    )
+    return Observation.from_update(model, state_copy(model), update)
+
+
+def test_matching_recovers_the_picture_and_the_control_does_not(
+    one: Observation, control: Observation
+) -> None:
+    budget = Budget(500)
+    real = attack(one, "matching", budget=budget)["matching"]
+    wrong = attack(control, "matching", budget=budget)["matching"]
+
+    assert real.status == wrong.status == "ok"
+    assert real.images is not None and wrong.images is not None
+    assert real.evaluations == 500
+    assert real.labels is not None and real.labels.tolist() == LABEL.tolist()
+    assert real.knowledge["labels"] == "inferred"
+    assert real.images.dtype == torch.float32
+    assert 0 <= float(real.images.min()) and float(real.images.max()) <= 1
+    assert recovered(real.images[0], TRUTH[0], public_mean()) > 0.8
+    assert recovered(wrong.images[0], TRUTH[0], public_mean()) < 0.05
+
+
+def test_features_alone_beat_the_prior(one: Observation, control: Observation) -> None:
+    budget = Budget(400)
+    real = attack(one, "features", budget=budget)["features"]
+    wrong = attack(control, "features", budget=budget)["features"]
+    assert real.images is not None and wrong.images is not None
+    assert recovered(real.images[0], TRUTH[0], public_mean()) > 0.2
+    assert recovered(wrong.images[0], TRUTH[0], public_mean()) < 0.05
+    assert real.labels is None
+
+
+class Norms(nn.Module):
+    """So many BatchNorm channels that their statistics determine a small picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential()
+        for stage, (inner, outer) in enumerate([(3, 256), (256, 64), (64, 64)]):
+            self.body.append(nn.Conv2d(inner, outer, 5 if stage == 0 else 3, stride=1 + stage))
+            self.body.append(nn.BatchNorm2d(outer))
+            self.body.append(nn.ELU())
+        self.fc = nn.Linear(64, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.body(images).mean((2, 3)))
+
+
+def test_batch_statistics_alone_recover_a_small_picture() -> None:
+    torch.manual_seed(0)
+    model, truth = Norms(), TRUTH[..., :16, :16]
+    prior = patches()[:128, :, :16, :16].mean(0)
+    labels = torch.tensor([1])
+    real = observe(model, truth, labels, ONE)[0]
+    wrong = observe(model, patches()[5:6, :, :16, :16], labels, ONE)[0]
+    found = [
+        attack(o, "batchnorm", prior=prior, budget=Budget(400))["batchnorm"] for o in (real, wrong)
+    ]
+    errors = [float((r.images - truth).square().mean()) for r in found if r.images is not None]
+    assert errors[0] < 0.5 * float((prior - truth).square().mean())
+    assert errors[0] < 0.5 * errors[1]
+    assert found[0].knowledge["learning_rate"] == "lacked"
+
+
+def test_the_same_seed_gives_the_same_images_and_another_one_others() -> None:
+    settings = TrainingSettings(batch_size=2, lr=0.02)
+    two = observe(small_net(), patches()[200:204], torch.tensor([0, 1, 2, 3]), settings)[0]
+    runs = [
+        attack(two, "matching", "batchnorm", settings=settings, n_images=4, seed=seed)
+        for seed in (0, 0, 1)
+    ]
+    for name in ("matching", "batchnorm"):
+        first, again, other = (run[name].images for run in runs)
+        assert first is not None and again is not None and other is not None
+        assert first.shape == (4, 3, 32, 32)
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+
+
+def test_what_does_not_apply_is_skipped_with_its_reason(one: Observation) -> None:
+    before, update, _ = train(small_net(), TRUTH, LABEL, ONE)
+    withheld = {k: v for k, v in update.items() if "running" not in k}
+    bare = Observation.from_update(small_net(), before, withheld)
+    assert "no batch statistics" in attack(bare, "batchnorm")["batchnorm"].reason
+
+    adam = TrainingSettings(batch_size=1, optimizer="adam")
+    by_adam = attack(one, "matching", "features", "batchnorm", settings=adam)
+    assert [r.status for r in by_adam.values()] == ["skipped", "skipped", "ok"]
+    assert "adam" in by_adam["matching"].reason
+
+    many = attack(one, "matching", "features", "batchnorm", n_images=33)
+    assert [r.status for r in many.values()] == ["skipped"] * 3
+    assert "33 images" in many["matching"].reason
+    assert many["matching"].images is None and many["matching"].knowledge == {}
+
+
+def test_an_attack_that_breaks_does_not_stop_the_others(
+    one: Observation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gradward.attacks.matching import MatchingOptions
+
+    def broken(*_: object) -> Search:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(MatchingOptions, "run", broken)
+    results = attack(one, "matching", "features")
+    assert results["matching"].status == "failed"
+    assert results["matching"].reason == "RuntimeError: out of memory"
+    assert results["features"].status == "ok"
+
+
+def test_a_loss_that_is_not_finite_fails(one: Observation) -> None:
+    prior = torch.full((3, 32, 32), math.nan)
+    results = attack(one, "batchnorm", "matching", prior=prior)
+    assert {r.status for r in results.values()} == {"failed"}
+    assert "not finite" in results["batchnorm"].reason
+
+
+def test_given_labels_are_used_and_declared(one: Observation) -> None:
+    result = attack(one, "matching", labels=torch.tensor([1]))["matching"]
+    assert result.labels is not None and result.labels.tolist() == [1]
+    assert result.knowledge["labels"] == "given"
+
+
+def test_the_search_keeps_its_best_iterate() -> None:
+    search = Search(4)
+    for loss in (3.0, 1.0, 2.0):
+        search.record(torch.tensor(loss), torch.tensor([loss]))
+    with pytest.raises(BudgetSpent):
+        search.record(torch.tensor(math.nan), torch.tensor([0.0]))
+    assert search.loss == 1.0
+    assert search.images is not None and search.images.tolist() == [1.0]
+
+
+def test_budget() -> None:
+    assert Budget(100).evaluations_for(50) == 100
+    assert Budget(100, image_evaluations=400).evaluations_for(8) == 50
+    assert Budget(100, image_evaluations=400).evaluations_for(400) == 10
+    with pytest.raises(ValueError, match="evaluations must be positive"):
+        Budget(0)
+    started = Search(10**9, seconds=1e-9)
+    with pytest.raises(BudgetSpent):
+        started.record(torch.tensor(1.0), torch.zeros(1))
+
+
+def test_number_of_images(one: Observation) -> None:
+    three = observe(
+        small_net(), patches()[:6], torch.arange(6) % 4, TrainingSettings(batch_size=2)
+    )[0]
+    assert images_in_update(three, TrainingSettings(batch_size=2), None) == 6
+    assert images_in_update(three, TrainingSettings(batch_size=2, epochs=3), None) == 2
+    assert images_in_update(three, TrainingSettings(batch_size=2), 5) == 5
+    bare, update, _ = train(small_net(), TRUTH, LABEL, ONE)
+    blind = Observation.from_update(
+        small_net(), bare, {k: v for k, v in update.items() if "num_batches" not in k}
+    )
+    assert images_in_update(blind, TrainingSettings(batch_size=4, steps=2), None) == 8
+    with pytest.raises(AttackRefused):
+        images_in_update(blind, ONE, None)
+    assert assumed_batches(3, 4, 2) == [[0, 1], [2], [0, 1], [2]]
+
+
+def test_control_is_a_real_update_of_public_images() -> None:
+    model = small_net()
+    settings = TrainingSettings(batch_size=2, lr=0.02)
+    arguments = (model, state_copy(model), patches()[:3], torch.tensor([0, 1, 2]), settings)
+    update = control_update(*arguments, 5, seed=1)
+    assert Observation.from_update(model, state_copy(model), update).steps == 3
+    assert torch.equal(update["fc.bias"], control_update(*arguments, 5, seed=1)["fc.bias"])
+    assert not torch.equal(update["fc.bias"], control_update(*arguments, 5, seed=2)["fc.bias"])
+
+    seen = {name: value for name, value in update.items() if "running_var" not in name}
+    seen["body.1.running_mean"] = torch.zeros(16)
+    alike = withhold_alike(update, seen)
+    assert "body.1.running_mean" not in alike and "body.1.running_var" not in alike
+    assert "body.4.running_mean" in alike and "fc.weight" in alike
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "message"),
+    [
+        ({"name": "magic"}, ValueError, "unknown attack 'magic'; known are batchnorm, features"),
+        ({"name": "matching", "speed": 1}, ValueError, r"no options \['speed'\]"),
+        ({"name": "matching", "lr": "fast"}, TypeError, "matching.lr must be a number"),
+        ({"name": "matching", "max_images": 1.5}, TypeError, "max_images"),
+        ({"name": "matching", "start": "zero"}, ValueError, "start must be"),
+        ({"name": "matching", "polish": 1.0}, ValueError, "polish"),
+        ({"name": "features", "tv_weight": -1}, ValueError, "tv_weight"),
+    ],
+)
+def test_bad_specifications(spec: dict, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        AttackSpec.check_all([spec])
+
+
+def test_specifications_by_name() -> None:
+    specs = AttackSpec.check_all([{"name": "matching", "lr": 1}, {"name": "batchnorm"}])
+    assert [spec.name for spec in specs] == ["matching", "batchnorm"]
+    with pytest.raises(ValueError, match="once"):
+        AttackSpec.check_all([{"name": "matching"}, {"name": "matching"}])
+
+
+def test_knowledge_takes_three_words() -> None:
+    with pytest.raises(ValueError, match="labels must be one of"):
+        Knowledge("guessed", "given", "given", "given", "given", "given")  # type: ignore[arg-type]

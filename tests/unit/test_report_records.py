@@ -1,0 +1,83 @@
+"""Records of a run and the table made of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from gradward.report.page import build_report
+from gradward.report.records import LeakageLog, LeakageRecord, read_records, worst_by_site
+from gradward.report.table import leakage_table
+
+RECORD = LeakageRecord(
+    job="j",
+    seed=1,
+    site="site-1",
+    round=0,
+    attack="batchnorm",
+    control=False,
+    status="ok",
+    n_images=1,
+    ssim=0.9,
+    prior_ssim=0.3,
+    recovered=0.85,
+    reid=1.0,
+    rank=1.0,
+    gallery=100,
+)
+
+
+def test_each_key_is_written_once_also_after_a_restart(tmp_path: Path) -> None:
+    file = tmp_path / "leakage.jsonl"
+    assert LeakageLog(file).append(RECORD)
+    again = LeakageLog(file)
+    assert not again.append(replace(RECORD, recovered=0.1))
+    assert again.append(replace(RECORD, control=True, recovered=-0.2))
+    assert [record.recovered for record in read_records(file)] == [0.85, -0.2]
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "leakage.jsonl"
+    LeakageLog(file).append(RECORD)
+    with file.open("a") as stream:
+        stream.write('{"schema": 1, "site": "x"}\n')
+    with pytest.raises(ValueError, match="line 2"):
+        list(read_records(file))
+
+
+def test_unknown_status_is_refused() -> None:
+    with pytest.raises(ValueError, match="fine"):
+        replace(RECORD, status="fine")
+
+
+def test_worst_is_the_most_recognised_then_the_most_recovered() -> None:
+    blurred = replace(RECORD, round=1, reid=0.0, recovered=0.9)
+    control = replace(RECORD, round=2, control=True, recovered=1.0)
+    absent = replace(RECORD, site="site-2", status="absent", recovered=None, reid=None)
+    worst = worst_by_site([blurred, RECORD, control, absent])
+    assert worst == {"site-1": RECORD, "site-2": None}
+
+
+def test_table_sets_the_control_beside_the_leak() -> None:
+    control = replace(RECORD, control=True, recovered=-0.21, reid=0.0)
+    absent = replace(RECORD, site="site-2", status="absent", recovered=None)
+    console = Console(width=140, record=True, file=None)
+    console.print(leakage_table([RECORD, control, absent]))
+    text = console.export_text()
+    assert "0.85" in text and "-0.21" in text and "absent" in text
+
+
+def test_page_shows_no_picture_and_loads_nothing(tmp_path: Path) -> None:
+    log = LeakageLog(tmp_path / "leakage.jsonl")
+    log.append(replace(RECORD, reason="<script>alert(1)</script>", knowledge={"labels": "given"}))
+    page = build_report(tmp_path).read_text()
+    assert "<img" not in page and "http" not in page and "<script" not in page
+    assert "recognised" in page and "0.85" in page and "labels given" in page
+
+
+def test_a_page_without_records_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"leakage\.jsonl"):
+        build_report(tmp_path)
