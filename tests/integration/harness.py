@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 PROBES = Path(__file__).parent / "components"
 
 TINY_AUDIT = {
-    "attacks": [{"name": "batchnorm"}],
+    "attacks": [{"name": "batchnorm", "max_images": 64}],
     "budget": {"evaluations": 12, "image_evaluations": 400},
     "score_timeout": 120,
 }
@@ -35,7 +35,7 @@ class JobVariant:
         """Copy a shipped job, with the tests' probes as its own code."""
         folder = target / name
         shutil.copytree(ROOT / "jobs" / name, folder)
-        shutil.copytree(PROBES, folder / "app" / "custom")
+        shutil.copytree(PROBES, folder / "app" / "custom", dirs_exist_ok=True)
         config = folder / "app" / "config"
         return cls(
             folder,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,14 +69,14 @@ def test_the_run_was_scored(spied: tuple[SimulatedRun, Path]) -> None:
     assert [r.status for r in records_of(run)] == ["ok"] * 8
 
 
+def arrays_sent(spy: Path, site: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (spy / f"{site}.arrays.jsonl").read_text().splitlines()]
+
+
 def test_no_array_of_image_size_leaves_a_site(spied: tuple[SimulatedRun, Path]) -> None:
     _, spy = spied
     for site in SITES:
-        sent = [
-            json.loads(line)
-            for line in (spy / f"{site}.arrays.jsonl").read_text().split("\n")
-            if line
-        ]
+        sent = arrays_sent(spy, site)
         assert any(entry["shape"] == [16, 3, 3, 3] for entry in sent), "the spy saw the update"
         for entry in sent:
             pixels = math.prod(entry["shape"])
@@ -90,6 +91,8 @@ def test_no_pixel_row_and_no_name_is_among_the_bytes_sent(
     for site in SITES:
         sent = (spy / f"{site}.bytes").read_bytes()
         assert b"train/loss" in sent and b"leakage/batchnorm" in sent, "the spy saw events"
+        update = next(e for e in arrays_sent(spy, site) if e["shape"] == [16, 3, 3, 3])
+        assert bytes.fromhex(update["head"]) in sent, "arrays travel as they are: they can be found"
         for index, name in enumerate(SECRET_NAMES[site]):
             assert name.encode() not in sent and name.removesuffix(".png").encode() not in sent
             assert f"MRN-{site}-{index}".encode() not in sent

@@ -12,12 +12,13 @@ from gradward.flare.simulator import SimulatedRun
 from .harness import TINY_AUDIT, JobVariant, records_of, simulate
 
 SITES = ("site-1", "site-2", "site-3")
+ATTACKS = [{"name": name, "max_images": 64} for name in ("batchnorm", "matching")]
 
 
 def run_once(base: Path, seed: int, threads: int) -> SimulatedRun:
     base.mkdir()
     job = JobVariant.of("quickstart", base)
-    job.audit(**TINY_AUDIT | {"attacks": [{"name": "batchnorm"}, {"name": "matching"}]})
+    job.audit(**TINY_AUDIT | {"attacks": ATTACKS})
     job.workflow(num_rounds=2)
     run = simulate(job, base / "run", SITES, seed=seed, threads=threads)
     assert run.exit_code == 0

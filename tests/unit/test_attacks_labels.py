@@ -29,8 +29,8 @@ def test_one_image(label: int, optimizer: str) -> None:
     "settings",
     [
         TrainingSettings(batch_size=8, lr=0.01),
-        TrainingSettings(batch_size=2, lr=0.001),
-        TrainingSettings(batch_size=2, lr=0.001, epochs=2, momentum=0.9, weight_decay=0.01),
+        TrainingSettings(batch_size=2, lr=1e-5),
+        TrainingSettings(batch_size=8, lr=1e-5, epochs=2, momentum=0.9, weight_decay=0.01),
     ],
     ids=["one step", "four steps", "two epochs with momentum"],
 )

@@ -1,12 +1,12 @@
 """What a curious server can do with one update."""
 
+from gradward.attacks.control import control_update
 from gradward.attacks.knowledge import Knowledge
 from gradward.attacks.observation import AttackRefused, Observation, ObservationError
 from gradward.attacks.portfolio import (
     ATTACK_NAMES,
     AttackResult,
     AttackSpec,
-    control_update,
     images_in_update,
     run_portfolio,
 )

@@ -19,7 +19,6 @@ from gradward.attacks.observation import AttackRefused
 from gradward.attacks.search import Budget, Search, descend_lbfgs, starting_images
 from gradward.attacks.simulation import StatisticsTap, combine, training_copy
 
-
 # Share of the layers, in the order of the forward pass, and of the evaluations. Deep layers hold
 # many false minima, and early ones alone leave details open: going from coarse to fine found on
 # trained networks in 200 evaluations what all layers at once had not found in 600.

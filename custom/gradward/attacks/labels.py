@@ -25,8 +25,10 @@ def infer_labels(
     ``g_c = mean_i(p_ic) - n_c / n``. The sign alone tells the label of one image (Zhao et al.,
     *iDLG*, 2020); with more, ``n_c = n (p_c - g_c)`` where p is the model's mean softmax on public
     images (after Wainakh et al., *LLG*, PoPETs 2022). Several steps are taken as one at their mean
-    gradient. Without a bias the rows of the weight are summed: ``(p_c - 1[y=c]) sum(h)`` averaged
-    over images, h the layer's input, not negative behind a ReLU.
+    gradient, which errs once the softmax moves much between them, and with momentum over several
+    batches, of which the earlier ones weigh more. Without a bias the rows of the weight are
+    summed: ``(p_c - 1[y=c]) sum(h)`` averaged over images, h the layer's input, not negative
+    behind a ReLU.
 
     Args:
         observation: the update and its global state.

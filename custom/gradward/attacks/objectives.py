@@ -32,17 +32,6 @@ def cosine_distance(candidate: Sequence[Tensor], target: Sequence[Tensor]) -> Te
     return 1 - dot / ((ours * theirs).clamp_min(TINY**2).sqrt())
 
 
-def mean_cosine_distance(candidate: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
-    """Return the mean over tensors of :func:`cosine_distance`, so that every layer counts alike.
-
-    Tensors of which the target is zero are left out.
-    """
-    terms = [
-        cosine_distance([a], [b]) for a, b in zip(candidate, target, strict=True) if bool(b.any())
-    ]
-    return torch.stack(terms).mean()
-
-
 def batch_statistics_distance(candidate: Statistics, target: Statistics) -> Tensor:
     """Return how far batch statistics are apart, in units of the target's deviations.
 

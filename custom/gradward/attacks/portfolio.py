@@ -1,8 +1,7 @@
-"""All attacks on one update, each in its budget, and the wrong-update control."""
+"""All attacks on one update, each in its budget."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 import time
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gradward.attacks.batchnorm import BatchNormOptions
 from gradward.attacks.case import AttackCase
@@ -19,9 +18,9 @@ from gradward.attacks.features import FeatureOptions
 from gradward.attacks.knowledge import Knowledge
 from gradward.attacks.labels import infer_labels
 from gradward.attacks.matching import MatchingOptions
-from gradward.attacks.observation import BUFFERS, AttackRefused, Observation
+from gradward.attacks.observation import AttackRefused, Observation
 from gradward.attacks.search import Budget, Search, assumed_batches
-from gradward.training import State, TrainingSettings, state_copy, state_difference, train_locally
+from gradward.training import TrainingSettings
 
 REASON_LENGTH = 300
 
@@ -224,55 +223,3 @@ def _run(
 
 def _reason(error: Exception) -> str:
     return str(error)[:REASON_LENGTH]
-
-
-def control_update(
-    model: nn.Module,
-    global_state: Mapping[str, Any],
-    control_images: Tensor,
-    control_labels: Tensor,
-    settings: TrainingSettings,
-    n_images: int,
-    seed: int,
-) -> State:
-    """Return the wrong-update control: a real local training on declared public images.
-
-    Args:
-        model: gives the architecture; it is not changed.
-        global_state: where the client started, tensors or arrays by name.
-        control_images: ``(N, C, H, W)`` float32; used in a drawn order, over again if too few.
-        control_labels: ``(N,)`` int64.
-        settings: of the client.
-        n_images: as many as the client is taken to have.
-        seed: of the draw and of the batches.
-
-    Returns:
-        after - before of all parameters and buffers.
-
-    Raises:
-        ValueError: no images, or a batch that BatchNorm cannot train on.
-        FloatingPointError: the training diverged.
-    """
-    if not len(control_images):
-        raise ValueError("there are no control images")
-    own = copy.deepcopy(model).cpu()
-    own.load_state_dict({name: torch.as_tensor(value) for name, value in global_state.items()})
-    before = state_copy(own)
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(control_images), generator=generator)
-    chosen = order[torch.arange(n_images) % len(order)]
-    train_locally(own, control_images[chosen], control_labels[chosen], settings, generator)
-    return state_difference(state_copy(own), before)
-
-
-def withhold_alike(control: State, update: Mapping[str, Any]) -> State:
-    """Withhold from the control the BatchNorm buffers that the client's update withholds.
-
-    Otherwise the control would be attacked with more than the update gives away.
-    """
-    return {
-        name: value
-        for name, value in control.items()
-        if name.rpartition(".")[2] not in BUFFERS
-        or (name in update and bool(torch.as_tensor(update[name]).any()))
-    }

@@ -186,7 +186,7 @@ class ClientSimulator:
                 if not keep_graph:
                     weights = [w.detach().requires_grad_() for w in weights]
         return SimulatedUpdate(
-            [-settings.lr * t for t in travelled],
+            [-settings.lr * (t if keep_graph else t.detach()) for t in travelled],
             [combine(collected[name], self._momenta[name]) for name in self.layers],
         )
 

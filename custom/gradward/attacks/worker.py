@@ -20,15 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from gradward.attacks.control import control_update, withhold_alike
 from gradward.attacks.observation import Observation, ObservationError
 from gradward.attacks.portfolio import (
     REASON_LENGTH,
     AttackResult,
     AttackSpec,
-    control_update,
     images_in_update,
     run_portfolio,
-    withhold_alike,
 )
 from gradward.attacks.search import Budget
 from gradward.attacks.spool import load_state, save_state

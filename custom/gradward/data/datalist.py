@@ -160,8 +160,8 @@ def _read(entries: Sequence[Entry], form: ImageForm, where: str, has_patients: b
             image = read_image(entry.path, index=entry.slice, volume=entry.volume)
         except DataError as error:
             raise DataError(
-                f"entry {entry.number} of '{entry.key}' {where} {error}; check that entry in the "
-                "site's data list"
+                f"entry {entry.number} of '{entry.key}' {where} {error}; check that entry "
+                "(counted from 0) in the site's data list"
             ) from None
         images[row] = form.fit(image[None])[0]
     return ImageSet(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import queue
-import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from gradward.attacks.spool import save_state
 from gradward.attacks.worker_process import WorkerError, WorkerProcess
-from gradward.data import DataError, PublicSet, load_public_set
+from gradward.data import DataError
+from gradward.flare.audit_spool import AuditSpool, CapturedUpdate
 from gradward.flare.courier import ScoringCourier
 from gradward.flare.experiment import Experiment
 from gradward.flare.protocol import ScoreReply, ScoreRequest
@@ -56,20 +54,6 @@ class AuditSettings:
         return [attack["name"] for attack in self.attacks]
 
 
-@dataclass(frozen=True)
-class CapturedUpdate:
-    """What one site sent in one round."""
-
-    site: str
-    round: int
-    arrays: Mapping[str, np.ndarray]
-
-    @property
-    def entry(self) -> str:
-        """Name of its folder in the spool."""
-        return f"{self.round}-{self.site}"
-
-
 class AuditRun:
     """Takes captured updates and leaves records.
 
@@ -103,19 +87,17 @@ class AuditRun:
         self._records = log_file
         self._log = log
         self._changed = changed
-        # Outside the run folder: that one is stored and downloaded with the job's result.
-        self._spool = Path(tempfile.mkdtemp(prefix="gradward-spool-"))
+        self._spool = AuditSpool(experiment, server)
         self._lock = threading.Lock()
         self._open: dict[tuple[str, int], set[str]] = {}
         self._finished_rounds: set[int] = set()
-        self._public: PublicSet | None = None
-        self._public_lock = threading.Lock()
         self._to_spool: queue.Queue[CapturedUpdate | tuple[int, Mapping[str, np.ndarray]]] = (
             queue.Queue()
         )
         self._to_attack: queue.Queue[CapturedUpdate] = queue.Queue()
         self._workers = [
-            WorkerProcess(self._spool, settings.worker_module) for _ in range(settings.workers)
+            WorkerProcess(self._spool.folder, settings.worker_module)
+            for _ in range(settings.workers)
         ]
         threading.Thread(target=self._spool_forever, daemon=True).start()
         for worker in self._workers:
@@ -171,25 +153,20 @@ class AuditRun:
         self.give_up("the run ended before this audit was finished")
         for worker in self._workers:
             worker.stop()
-        shutil.rmtree(self._spool, ignore_errors=True)
+        self._spool.remove()
 
     # The spool -----------------------------------------------------------------------------------
-
-    def _global_file(self, number: int) -> Path:
-        return self._spool / f"global-{number}.npz"
 
     def _spool_forever(self) -> None:
         while True:
             item = self._to_spool.get()
             try:
                 if isinstance(item, CapturedUpdate):
-                    entry = self._spool / item.entry
-                    entry.mkdir(mode=0o700)
-                    save_state(entry / "update.npz", item.arrays)
+                    self._spool.put_update(item)
                     # The arrays are on disk: a long queue must not hold them in memory.
                     self._to_attack.put(CapturedUpdate(item.site, item.round, {}))
                 else:
-                    save_state(self._global_file(item[0]), item[1])
+                    self._spool.put_global(*item)
             except Exception as error:
                 if isinstance(item, CapturedUpdate):
                     self._fail(item, f"the update could not be spooled ({type(error).__name__})")
@@ -200,13 +177,15 @@ class AuditRun:
             in_use = any(open_round == number for _, open_round in self._open)
             if in_use or number not in self._finished_rounds:
                 return
-        self._global_file(number).unlink(missing_ok=True)
+        self._spool.forget_global(number)
 
     # Attacks -------------------------------------------------------------------------------------
 
     def _attack_forever(self, worker: WorkerProcess) -> None:
         while True:
             update = self._to_attack.get()
+            if not self._is_open(update):
+                continue
             try:
                 self._attack(worker, update)
             except (WorkerError, DataError, SiteSettingsError) as error:
@@ -215,15 +194,19 @@ class AuditRun:
                 self._fail(update, f"the audit failed with {type(error).__name__}")
                 self._log(f"an audit failed with {type(error).__name__}: {error}")
 
+    def _is_open(self, update: CapturedUpdate) -> bool:
+        """Whether the update was not given up meanwhile."""
+        with self._lock:
+            return (update.site, update.round) in self._open
+
     def _attack(self, worker: WorkerProcess, update: CapturedUpdate) -> None:
-        public = self._prepare_public()
+        public = self._spool.public()
         reply = worker.request(self._request(update), self._settings.attack_timeout)
         if reply["status"] != "ok":
             self._fail(update, reply["reason"])
             return
         results = {(item["attack"], item["control"]): item for item in reply["results"]}
-        with np.load(self._spool / update.entry / "result.npz", allow_pickle=False) as arrays:
-            images = dict(arrays)
+        images = self._spool.results(update)
         for attack in self._settings.attack_names:
             real, control = results[attack, False], results.get((attack, True))
             if real["status"] != "ok":
@@ -243,55 +226,25 @@ class AuditRun:
     def _request(self, update: CapturedUpdate) -> dict[str, Any]:
         experiment = self._experiment
         return {
-            "id": update.entry,
-            "entry": str(self._spool / update.entry),
-            "global": str(self._global_file(update.round)),
+            "id": f"{update.site} {update.round}",
+            "entry": str(self._spool.entry(update.site, update.round)),
+            "global": str(self._spool.global_file(update.round)),
             "model": experiment.model_arguments(),
             "settings": experiment.training_values(update.site),
             "n_images": None,
             "attacks": [dict(attack) for attack in self._settings.attacks],
             "budget": dict(self._settings.budget),
-            "prior": str(self._spool / "prior.npy"),
-            "control": str(self._spool / "control.npz"),
+            "prior": str(self._spool.prior_file),
+            "control": str(self._spool.control_file),
             "seed": derive_seed(experiment.seed, "audit", update.site, update.round),
             "device": self._server.device,
             "threads": 1,
         }
 
-    def _prepare_public(self) -> PublicSet:
-        """Load the public images once.
-
-        Raises:
-            DataError: they are not there, or not the declared ones; audits fail, training goes on.
-        """
-        with self._public_lock:
-            if self._public is None:
-                experiment = self._experiment
-                public = load_public_set(
-                    self._server.dataset_spec(experiment.public_set),
-                    name=experiment.public_set,
-                    image_size=experiment.image_size,
-                    channels=experiment.channels,
-                )
-                if experiment.public_checksum not in (None, public.checksum):
-                    raise DataError(
-                        f"the public images of {public.name!r} on the server are not those that "
-                        "the job declares (their checksum differs)"
-                    )
-                control = public.part("control")
-                np.save(self._spool / "prior.npy", public.prior_image.numpy())
-                np.savez(
-                    self._spool / "control.npz",
-                    images=control.images.numpy(),
-                    labels=control.labels.numpy(),
-                )
-                self._public = public
-            return self._public
-
     def _keep(self, update: CapturedUpdate, attack: str, images: np.ndarray) -> None:
         if self._settings.keep_in is not None:
             self._settings.keep_in.mkdir(mode=0o700, exist_ok=True)
-            np.save(self._settings.keep_in / f"{update.entry}-{attack}.npy", images)
+            np.save(self._settings.keep_in / f"{update.round}-{update.site}-{attack}.npy", images)
 
     # Records -------------------------------------------------------------------------------------
 
@@ -395,6 +348,6 @@ class AuditRun:
             if pending:
                 return
             del self._open[site, number]
-        shutil.rmtree(self._spool / f"{number}-{site}", ignore_errors=True)
+        self._spool.forget_update(site, number)
         self._forget_global(number)
         self._changed(audits_open=self.open_audits)

@@ -24,7 +24,8 @@ from nvflare.app_common.app_event_type import AppEventType
 from gradward.attacks.portfolio import AttackSpec, Budget
 from gradward.attacks.worker_process import WORKER_MODULE
 from gradward.flare.analytics import write_scalars
-from gradward.flare.audit_run import AuditRun, AuditSettings, CapturedUpdate
+from gradward.flare.audit_run import AuditRun, AuditSettings
+from gradward.flare.audit_spool import CapturedUpdate
 from gradward.flare.experiment import experiment_of
 from gradward.flare.site import open_site
 from gradward.flare.states import MessageError, read_dxo

@@ -20,6 +20,8 @@ from nvflare.apis.signal import Signal
 from nvflare.fuel.f3.cellnet import cell, core_cell
 from nvflare.fuel.f3.sfm.sfm_conn import SfmConnection
 
+from gradward.flare.trainer import LocalTrainer
+
 
 def arrays_in(value: Any, path: str = "") -> list[tuple[str, np.ndarray]]:
     """All arrays in a message, however deep."""
@@ -53,7 +55,9 @@ class SendSpy(FLComponent):
             def encode(message: Any, *args: Any, _original: Any = original, **kwargs: Any) -> Any:
                 with arrays_file.open("a") as stream:
                     for path, array in arrays_in(message.payload):
-                        stream.write(json.dumps({"path": path, "shape": list(array.shape)}) + "\n")
+                        head = np.ascontiguousarray(array).tobytes()[:256].hex()
+                        entry = {"path": path, "shape": list(array.shape), "head": head}
+                        stream.write(json.dumps(entry) + "\n")
                 return _original(message, *args, **kwargs)
 
             module.encode_payload = encode
@@ -108,13 +112,11 @@ class SpoilUpdate(Filter):
 class StopAnswering(Executor):
     """A trainer's twin that answers once and then hangs, at one site."""
 
-    def __init__(self, site: str, from_round: int, inner: dict[str, Any]) -> None:
+    def __init__(self, site: str, from_round: int) -> None:
         super().__init__()
-        from nvflare.fuel.utils.class_utils import instantiate_class
-
         self.site = site
         self.from_round = from_round
-        self._inner = instantiate_class(inner["path"], inner["args"])
+        self._inner = LocalTrainer()
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         self._inner.handle_event(event_type, fl_ctx)

@@ -1,0 +1,123 @@
+"""Where captured updates wait for their attack: a folder only the server's user can read."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gradward.attacks.spool import save_state
+from gradward.data import DataError, PublicSet, load_public_set
+from gradward.flare.experiment import Experiment
+from gradward.flare.site import Site
+
+
+@dataclass(frozen=True)
+class CapturedUpdate:
+    """What one site sent in one round; without its arrays once they are in the spool."""
+
+    site: str
+    round: int
+    arrays: Mapping[str, np.ndarray]
+
+
+class AuditSpool:
+    """Updates, global weights and public images on disk, for the attack workers.
+
+    It lies outside the run folder, which NVFlare stores and hands out with the job's result. An
+    update goes when its audit is done, a round's global weights with the last of its updates.
+    """
+
+    def __init__(self, experiment: Experiment, server: Site) -> None:
+        """Make an empty folder.
+
+        Args:
+            experiment: names the public images.
+            server: knows where they are.
+        """
+        self.folder = Path(tempfile.mkdtemp(prefix="gradward-spool-"))
+        self._experiment = experiment
+        self._server = server
+        self._public: PublicSet | None = None
+        self._public_lock = threading.Lock()
+
+    @property
+    def prior_file(self) -> Path:
+        """``(C, H, W)`` float32 where attacks start."""
+        return self.folder / "prior.npy"
+
+    @property
+    def control_file(self) -> Path:
+        """Public images and labels that the wrong update is made of."""
+        return self.folder / "control.npz"
+
+    def global_file(self, number: int) -> Path:
+        """Global weights that round ``number`` starts from."""
+        return self.folder / f"global-{number}.npz"
+
+    def entry(self, site: str, number: int) -> Path:
+        """Folder of one update."""
+        return self.folder / f"{number}-{site}"
+
+    def put_update(self, update: CapturedUpdate) -> None:
+        """Write an update to its entry."""
+        entry = self.entry(update.site, update.round)
+        entry.mkdir(mode=0o700)
+        save_state(entry / "update.npz", update.arrays)
+
+    def put_global(self, number: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write a round's global weights."""
+        save_state(self.global_file(number), arrays)
+
+    def results(self, update: CapturedUpdate) -> dict[str, np.ndarray]:
+        """Read the reconstructions a worker left, as ``<attack>/real`` and ``<attack>/control``."""
+        file = self.entry(update.site, update.round) / "result.npz"
+        with np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    def public(self) -> PublicSet:
+        """Load the public images once and put prior and control into the spool.
+
+        Raises:
+            DataError: they are not there, or not the declared ones; audits fail, training goes on.
+        """
+        with self._public_lock:
+            if self._public is None:
+                public = self._load_public()
+                control = public.part("control")
+                np.save(self.prior_file, public.prior_image.numpy())
+                save_state(self.control_file, {"images": control.images, "labels": control.labels})
+                self._public = public
+            return self._public
+
+    def forget_update(self, site: str, number: int) -> None:
+        """Remove an update and its reconstructions."""
+        shutil.rmtree(self.entry(site, number), ignore_errors=True)
+
+    def forget_global(self, number: int) -> None:
+        """Remove a round's global weights."""
+        self.global_file(number).unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove everything."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _load_public(self) -> PublicSet:
+        experiment = self._experiment
+        public = load_public_set(
+            self._server.dataset_spec(experiment.public_set),
+            name=experiment.public_set,
+            image_size=experiment.image_size,
+            channels=experiment.channels,
+        )
+        if experiment.public_checksum not in (None, public.checksum):
+            raise DataError(
+                f"the public images of {public.name!r} on the server are not those that the job "
+                "declares (their checksum differs)"
+            )
+        return public
