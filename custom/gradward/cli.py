@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from gradward import __version__
 from gradward.data import DataError, load_public_set, load_split
-from gradward.data.catalog import dataset_names, dataset_spec
+from gradward.data.catalog import dataset_spec
 from gradward.report.page import build_report
 from gradward.report.records import FILE_NAME, read_records
 from gradward.report.table import how_to_read, leakage_table
@@ -94,7 +94,7 @@ def report(folder: Path) -> None:
 
 
 @main.command()
-@click.argument("name", type=click.Choice(dataset_names()))
+@click.argument("name")
 @click.option("--site", default="site-1", show_default=True, help="Whose share to look at.")
 @click.option("--image-size", type=int, nargs=2, default=(32, 32), show_default=True)
 @click.option("--channels", type=click.Choice(["1", "3"]), default="3", show_default=True)
@@ -106,8 +106,11 @@ def report(folder: Path) -> None:
 def data(
     name: str, site: str, image_size: tuple[int, int], channels: str, site_settings: Path | None
 ) -> None:
-    """Check data set NAME: can everything be read, how much is there, which checksum."""
-    overrides = json.loads(site_settings.read_text())["data"] if site_settings else None
+    """Check data set NAME: can everything be read, how much is there, which checksum.
+
+    NAME is a built-in data set or one that the site's settings describe.
+    """
+    overrides = _data_of(site_settings) if site_settings else None
     wanted: dict[str, Any] = {"image_size": image_size, "channels": int(channels)}
     try:
         spec = dataset_spec(name, overrides)
@@ -121,6 +124,13 @@ def data(
     for part in ("prior", "control", "decoys", "canary", "fit"):
         click.echo(f"{'public ' + part:<15}{len(public.part(part)):>3} images")
     click.echo(f"licence      {public.licence}\nchecksum     {public.checksum}")
+
+
+def _data_of(site_settings: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(site_settings.read_text(encoding="utf-8")).get("data", {}))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise click.ClickException(f"{site_settings} is no gradward.json: {error}") from None
 
 
 class _RunProgress:

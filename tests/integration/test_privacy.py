@@ -48,6 +48,7 @@ def spied(tmp_path_factory: pytest.TempPathFactory) -> tuple[SimulatedRun, Path]
     job.experiment(
         dataset="hospital",
         public_set="histology",
+        public_checksum=None,
         training={"batch_size": 4, "lr": 0.02},
         per_site={},
     )

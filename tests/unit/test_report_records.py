@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from gradward.report.page import build_report
-from gradward.report.records import LeakageLog, LeakageRecord, read_records, worst_by_site
+from gradward.report.records import LeakageLog, LeakageRecord, read_records
+from gradward.report.summary import summarise
 from gradward.report.table import leakage_table
 
 RECORD = LeakageRecord(
@@ -27,6 +29,23 @@ RECORD = LeakageRecord(
     reid=1.0,
     rank=1.0,
     gallery=100,
+    psnr=20.0,
+    mse=0.01,
+    rdlv=2.0,
+    leakage=0.6,
+    prior={
+        "n_images": 1,
+        "ssim": 0.3,
+        "prior_ssim": 0.3,
+        "psnr": 10.0,
+        "mse": 0.1,
+        "rdlv": 0.0,
+        "recovered": 0.0,
+        "reid": 0.0,
+        "rank": 50.0,
+        "gallery": 100,
+        "leakage": 0.0,
+    },
 )
 
 
@@ -53,21 +72,39 @@ def test_unknown_status_is_refused() -> None:
         replace(RECORD, status="fine")
 
 
-def test_worst_is_the_most_recognised_then_the_most_recovered() -> None:
+def test_worst_round_is_the_most_recognised_then_the_most_recovered() -> None:
     blurred = replace(RECORD, round=1, reid=0.0, recovered=0.9)
     control = replace(RECORD, round=2, control=True, recovered=1.0)
     absent = replace(RECORD, site="site-2", status="absent", recovered=None, reid=None)
-    worst = worst_by_site([blurred, RECORD, control, absent])
-    assert worst == {"site-1": RECORD, "site-2": None}
+    first, second = summarise([blurred, RECORD, control, absent])
+    assert first.round == 0 and first.best is not None and first.best.real.recovered == 0.85
+    assert second.best is None and second.statuses == ("absent",)
+
+
+def test_best_of_attacks_raises_the_control_as_well() -> None:
+    """A control may not be hidden by showing only that of the attack which did best."""
+    lucky_control = replace(RECORD, attack="matching", control=True, recovered=0.6, reid=1.0)
+    records = [
+        RECORD,
+        replace(RECORD, control=True, recovered=-0.2, reid=0.0),
+        replace(RECORD, attack="matching", recovered=0.1, reid=0.0),
+        lucky_control,
+    ]
+    (summary,) = summarise(records)
+    assert summary.attack == "batchnorm" and summary.best is not None
+    assert summary.best.real.recovered == 0.85
+    assert summary.best.control is not None and summary.best.control.recovered == 0.6
+    without = summarise(records[:-1])[0].best
+    assert without is not None and without.control is None, "one attack has none"
 
 
 def test_table_sets_the_control_beside_the_leak() -> None:
     control = replace(RECORD, control=True, recovered=-0.21, reid=0.0)
     absent = replace(RECORD, site="site-2", status="absent", recovered=None)
-    console = Console(width=140, record=True, file=None)
+    console = Console(width=80, record=True, file=io.StringIO())
     console.print(leakage_table([RECORD, control, absent]))
     text = console.export_text()
-    assert "0.85" in text and "-0.21" in text and "absent" in text
+    assert "0.85 (-0.21)" in text and "absent" in text and "…" not in text
 
 
 def test_page_shows_no_picture_and_loads_nothing(tmp_path: Path) -> None:

@@ -291,10 +291,7 @@ class AuditRun:
             if scores is not None:
                 details |= {name: scores[name] for name in SCORES_ON_RECORD}
             if reply is not None and reply.prior is not None:
-                details |= {
-                    "prior_reid": reply.prior["reid"],
-                    "prior_rank": reply.prior["rank"],
-                }
+                details["prior"] = reply.prior
             self._record(
                 update.site,
                 update.round,

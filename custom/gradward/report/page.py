@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
 
-from gradward.report.records import FILE_NAME, LeakageRecord, read_records, worst_by_site
-from gradward.report.table import how_to_read, matching_control, show
+from gradward.report.records import FILE_NAME, read_records
+from gradward.report.summary import SiteSummary, summarise
+from gradward.report.table import how_to_read, show
 
 
 def build_report(run_folder: Path) -> Path:
@@ -28,7 +28,7 @@ def build_report(run_folder: Path) -> Path:
     environment.filters["show"] = show
     page = environment.get_template("index.html").render(
         job=records[0].job if records else "",
-        verdicts=[_verdict(site, worst, records) for site, worst in worst_by_site(records).items()],
+        verdicts=[_verdict(summary) for summary in summarise(records)],
         records=sorted(records, key=lambda record: record.key),
         knowledge={item.attack: item.knowledge for item in records if item.knowledge},
         how_to_read=how_to_read(),
@@ -39,24 +39,23 @@ def build_report(run_folder: Path) -> Path:
     return target
 
 
-def _verdict(
-    site: str, worst: LeakageRecord | None, records: Sequence[LeakageRecord]
-) -> dict[str, str]:
+def _verdict(summary: SiteSummary) -> dict[str, str]:
     """One plain sentence about a site."""
-    if worst is None or worst.recovered is None:
-        return {"site": site, "level": "unknown", "text": "Nothing was scored; see the records."}
-    control = matching_control(worst, records)
-    beside = control.recovered if control and control.recovered is not None else 0.0
-    identified = (worst.reid or 0.0) > (control.reid if control and control.reid else 0.0)
-    if identified and worst.recovered > beside:
+    if summary.best is None:
+        return {"site": summary.site, "level": "unknown", "text": "Nothing was scored."}
+    real, control = summary.best.real, summary.best.control
+    # Without a control nothing can be said to exceed it; the prior's own score stands in.
+    beside = control or summary.best.prior
+    if real.reid > beside.reid and real.recovered > max(beside.recovered, 0.0):
         level, words = "leaks", "Images could be recognised in what the server rebuilt"
-    elif worst.recovered > max(beside, 0.0):
-        level, words = "partly", "The server learned something, but recognised no image"
+    elif real.recovered > max(beside.recovered, 0.0) or real.reid > beside.reid:
+        level, words = "partly", "The attack did better on the update than on its control"
     else:
         level, words = "none", "Not recovered by these attacks within this budget"
     text = (
-        f"{words}: {worst.attack}, round {worst.round}, recovered {show(worst.recovered)} "
-        f"(control {show(control.recovered if control else None)}), "
-        f"re-identified {show(worst.reid)} in a gallery of {worst.gallery}."
+        f"{words}: round {summary.round}, recovered {show(real.recovered)} "
+        f"(control {show(control.recovered if control else None)}), re-identified "
+        f"{show(real.reid)} (control {show(control.reid if control else None)}) in a gallery of "
+        f"{real.gallery}. The site scored {summary.scored} of {summary.attempted} attacks."
     )
-    return {"site": site, "level": level, "text": text}
+    return {"site": summary.site, "level": level, "text": text}

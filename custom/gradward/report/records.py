@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ class LeakageRecord:
             it sent no update.
         reason: why, where the status is not ``ok``.
         n_images ... gallery: the site's rounded scores, see ``docs/metrics.md``.
-        prior_reid, prior_rank: what the prior alone would have scored.
+        prior: what the prior alone scored, by the same names.
         loss, evals, seconds: of the attack.
         knowledge: what the attacker was given, inferred, or lacked.
     """
@@ -53,8 +53,7 @@ class LeakageRecord:
     rank: float | None = None
     gallery: int | None = None
     leakage: float | None = None
-    prior_reid: float | None = None
-    prior_rank: float | None = None
+    prior: dict[str, float | None] = field(default_factory=dict)
     loss: float | None = None
     evals: int | None = None
     seconds: float | None = None
@@ -115,19 +114,3 @@ def _parse(values: Any) -> LeakageRecord:
     if not isinstance(values, dict) or values.get("schema") != SCHEMA:
         raise ValueError(f"its schema is not {SCHEMA}")
     return LeakageRecord(**values)
-
-
-def worst_by_site(records: Iterable[LeakageRecord]) -> dict[str, LeakageRecord | None]:
-    """For each site the scored record that gave away most, None where nothing was scored."""
-    worst: dict[str, LeakageRecord | None] = {}
-    for record in records:
-        best = worst.setdefault(record.site, None)
-        if record.control or record.status != "ok" or record.recovered is None:
-            continue
-        if best is None or _severity(record) > _severity(best):
-            worst[record.site] = record
-    return dict(sorted(worst.items()))
-
-
-def _severity(record: LeakageRecord) -> tuple[float, float]:
-    return (record.reid or 0.0, record.recovered if record.recovered is not None else -1e9)

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rich import box
 from rich.table import Table
 
-from gradward.report.records import LeakageRecord, worst_by_site
-
-
-def matching_control(
-    record: LeakageRecord, records: Sequence[LeakageRecord]
-) -> LeakageRecord | None:
-    """The control of a real record: same site, round, attack and seed."""
-    for other in records:
-        if other.control and other.key == (*record.key[:3], True, record.seed):
-            return other
-    return None
+from gradward.report.records import LeakageRecord
+from gradward.report.summary import summarise
 
 
 def leakage_table(records: Sequence[LeakageRecord]) -> Table:
-    """Per site: the worst leakage over all rounds and attacks, beside its control and prior.
+    """Per site: the round that leaked most, best of its attacks, beside control and prior.
 
     It fits a terminal of 80 columns.
     """
     table = Table(
-        title="Worst leakage of each site (in brackets: control; prior for SSIM)",
+        title="Worst round of each site, best of attacks (in brackets: control; SSIM: prior)",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=0,
@@ -37,22 +29,21 @@ def leakage_table(records: Sequence[LeakageRecord]) -> Table:
     for heading in ("Recovered", "Re-ID", "SSIM"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("Scored", no_wrap=True)
-    for site, worst in worst_by_site(records).items():
-        own = [record for record in records if record.site == site and not record.control]
-        if worst is None:
-            reasons = ", ".join(sorted({record.status for record in own}))
-            table.add_row(site, "-", "-", "-", "-", "-", "-", reasons)
+    for summary in summarise(records):
+        scored = f"{summary.scored} of {summary.attempted}"
+        if summary.best is None:
+            table.add_row(summary.site, *["-"] * 6, ", ".join(summary.statuses))
             continue
-        control = matching_control(worst, records)
+        real, control = summary.best.real, summary.best.control
         table.add_row(
-            site,
-            str(worst.n_images),
-            worst.attack,
-            str(worst.round),
-            f"{show(worst.recovered)} ({show(control.recovered if control else None)})",
-            f"{show(worst.reid)} ({show(control.reid if control else None)})",
-            f"{show(worst.ssim)} ({show(worst.prior_ssim)})",
-            f"{sum(record.status == 'ok' for record in own)} of {len(own)}",
+            summary.site,
+            str(real.n_images),
+            summary.attack,
+            str(summary.round),
+            f"{show(real.recovered)} ({show(control.recovered if control else None)})",
+            f"{show(real.reid)} ({show(control.reid if control else None)})",
+            f"{show(real.ssim)} ({show(real.prior_ssim)})",
+            scored,
         )
     return table
 
@@ -60,7 +51,7 @@ def leakage_table(records: Sequence[LeakageRecord]) -> Table:
 def show(value: float | None) -> str:
     """Two decimals, or a dash where there is no value."""
     # Adding 0 turns the -0.0 of a tiny negative value into 0.0.
-    return "-" if value is None else f"{round(value, 2) + 0.0:.2f}"
+    return "-" if value is None or math.isnan(value) else f"{round(value, 2) + 0.0:.2f}"
 
 
 def how_to_read() -> str:
