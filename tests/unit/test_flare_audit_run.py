@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,7 +19,7 @@ from nvflare.apis.controller_spec import Task, TaskCompletionStatus
 from nvflare.apis.fl_context import FLContext
 
 from gradward.flare.audit_run import AuditRun, AuditSettings
-from gradward.flare.audit_spool import CapturedUpdate
+from gradward.flare.audit_spool import CapturedUpdate, remove_orphans
 from gradward.flare.experiment import Experiment
 from gradward.flare.protocol import SCORE_NAMES, ScoreReply
 from gradward.flare.site import Site
@@ -124,6 +129,41 @@ def test_the_spool_is_closed_to_others(make_run: Callable[..., AuditRun]) -> Non
     wait_for(lambda: (spool / "0-site-1" / "update.npz").exists())
     for place in (spool, spool / "0-site-1", spool / "0-site-1" / "update.npz"):
         assert place.stat().st_mode & 0o077 == 0, place.name
+
+
+def test_spools_of_dead_processes_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    dead, alive = (tmp_path / f"gradward-spool-{pid}-x" for pid in (gone.pid, os.getpid()))
+    for folder in (dead, alive):
+        folder.mkdir()
+        (folder / "update.npz").touch()
+    remove_orphans()
+    assert not dead.exists() and alive.exists()
+
+
+def test_a_killed_server_leaves_no_spool(tmp_path: Path) -> None:
+    """Also when its whole process group is killed, as by Ctrl-C of a simulation."""
+    code = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from gradward.attacks.worker_process import WorkerProcess\n"
+        "worker = WorkerProcess(Path(sys.argv[1]))\n"
+        "worker.request({}, timeout=60)\n"
+        "print('ready', flush=True); time.sleep(60)\n"
+    )
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    server = subprocess.Popen(
+        [sys.executable, "-c", code, str(spool)], stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert server.stdout is not None and server.stdout.readline() == b"ready\n"
+    os.killpg(server.pid, signal.SIGKILL)
+    server.wait()
+    wait_for(lambda: not spool.exists())
 
 
 def test_the_same_update_is_audited_once(make_run: Callable[..., AuditRun], tmp_path: Path) -> None:

@@ -107,4 +107,6 @@ class WorkerProcess:
             stderr=subprocess.DEVNULL,
             text=True,
             env=environment,
+            # Whoever kills the parent's process group leaves the worker to clear the spool.
+            start_new_session=True,
         )

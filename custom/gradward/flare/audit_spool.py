@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import threading
@@ -15,6 +16,27 @@ from gradward.attacks.spool import save_state
 from gradward.data import DataError, PublicSet, load_public_set
 from gradward.flare.experiment import Experiment
 from gradward.flare.site import Site
+
+PREFIX = "gradward-spool-"
+
+
+def remove_orphans() -> None:
+    """Remove this user's spools whose process is gone, as after a power failure."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        owner = folder.name.removeprefix(PREFIX).partition("-")[0]
+        if owner.isdigit() and not _is_running(int(owner)):
+            # Another user's folder cannot be removed, and shall not be.
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 @dataclass(frozen=True)
@@ -40,7 +62,8 @@ class AuditSpool:
             experiment: names the public images.
             server: knows where they are.
         """
-        self.folder = Path(tempfile.mkdtemp(prefix="gradward-spool-"))
+        remove_orphans()
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
         self._experiment = experiment
         self._server = server
         self._public: PublicSet | None = None
