@@ -74,9 +74,10 @@ def score_reconstructions(
             leakage=_mean((s - baseline[columns]).clamp_min(0)),
         )
 
-    baseline, control_scores = guess, None
+    baseline, control_scores, control_assignment = guess, None, None
     if control is not None:
         rows, columns, of_control = _matched(control, images)
+        control_assignment = (rows, columns)
         control_scores = score(control[rows], of_control, columns, guess)
         baseline = torch.maximum(guess, of_control)
     rows, columns, s = _matched(reconstructions, images)
@@ -85,6 +86,7 @@ def score_reconstructions(
         control=control_scores,
         prior=score(priors[columns], p, columns, guess),
         assignment=(rows, columns),
+        control_assignment=control_assignment,
     )
 
 

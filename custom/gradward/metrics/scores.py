@@ -72,9 +72,11 @@ class LeakageScores(Comparison):
     Attributes:
         assignment: rows into the reconstructions and columns into the truths, as
             :func:`gradward.metrics.matching.match`; it stays at home.
+        control_assignment: the same for the control, which is matched by itself; None without.
     """
 
     assignment: tuple[Tensor, Tensor]
+    control_assignment: tuple[Tensor, Tensor] | None
 
 
 def best_of_attacks(attacks: Sequence[Comparison]) -> Comparison:
