@@ -25,6 +25,7 @@ class SleepingAuditor(InversionAuditor):
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Sleep, then give back noise, one image for each of a batch."""
     time.sleep(request["budget"]["seconds"])
+    scored = request["budget"]["evaluations"] > 1
     shape = (request["settings"]["batch_size"], *np.load(request["prior"]).shape)
     noise = np.random.default_rng(request["seed"])
     results: list[dict[str, Any]] = []
@@ -37,8 +38,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
                 {
                     "attack": attack["name"],
                     "control": control,
-                    "status": "ok",
-                    "reason": "",
+                    "status": "ok" if scored else "skipped",
+                    "reason": "" if scored else "this variant is not scored",
                     "loss": 0.0,
                     "evals": 0,
                     "seconds": request["budget"]["seconds"],

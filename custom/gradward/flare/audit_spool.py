@@ -9,6 +9,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,7 @@ class CapturedUpdate:
 
     site: str
     round: int
-    arrays: Mapping[str, np.ndarray]
+    arrays: Mapping[str, Any]
 
 
 class AuditSpool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,8 +35,8 @@ from gradward.report.records import FILE_NAME, LeakageLog
 class InversionAuditor(FLComponent):
     """Captures what leaves the sites and hands it to an :class:`AuditRun`.
 
-    Its handlers run under the workflow's lock, so they copy and return; attacks, spool and scoring
-    happen in threads and in a worker process.
+    Its handlers run under the workflow's lock, so they take hold and return; spool, attacks and
+    scoring happen in threads and in a worker process.
     """
 
     worker_module = WORKER_MODULE
@@ -198,7 +197,9 @@ class InversionAuditor(FLComponent):
             return
         started = time.perf_counter()
         try:
-            arrays = copy_arrays(read_dxo(result, DataKind.WEIGHT_DIFF).data)
+            # By reference: NVFlare's aggregators leave a contribution's arrays alone, and a copy of
+            # a large model would hold up the workflow.
+            arrays = dict(read_dxo(result, DataKind.WEIGHT_DIFF).data)
         except MessageError as error:
             run.reject(site, number, str(error))
             return
@@ -234,9 +235,5 @@ class InversionAuditor(FLComponent):
 
 
 def copy_arrays(data: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Copy what arrived, as it arrived: judging it is the worker's part."""
-    arrays: dict[str, np.ndarray] = {}
-    for name, value in data.items():
-        with contextlib.suppress(TypeError, ValueError):
-            arrays[str(name)] = np.array(value, copy=True)
-    return arrays
+    """Copy the arrays of a state."""
+    return {name: np.array(value, copy=True) for name, value in data.items()}

@@ -112,12 +112,12 @@ def run_in_simulator(
         command = [sys.executable, "-m", "nvflare.cli", "simulator", str(copy)]
         command += ["-w", str(workspace.resolve()), "-c", ",".join(sites)]
         command += ["--gpu", gpu] if gpu else ["-t", str(threads or len(sites))]
-        with (folder / LOG_FILE).open("wb") as log:
-            code = _follow(command, log.fileno(), workspace, watch)
-    server = server_folder(folder)
-    for name in COLLECTED:
-        if (server / name).exists():
-            _copy(server / name, folder / name)
+        try:
+            with (folder / LOG_FILE).open("wb") as log:
+                code = _follow(command, log.fileno(), workspace, watch)
+        finally:
+            # Also of a run that was interrupted: what was scored is worth keeping.
+            _collect(folder)
     return SimulatedRun(folder, code)
 
 
@@ -183,8 +183,11 @@ def _clear(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _copy(source: Path, target: Path) -> None:
-    if source.is_dir():
-        shutil.copytree(source, target)
-    else:
-        shutil.copy(source, target)
+def _collect(folder: Path) -> None:
+    """Copy the server's results to the run folder."""
+    for name in COLLECTED:
+        source = server_folder(folder) / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name)
+        elif source.is_file():
+            shutil.copy(source, folder / name)

@@ -18,7 +18,7 @@ def leakage_table(records: Sequence[LeakageRecord]) -> Table:
     It fits a terminal of 80 columns.
     """
     table = Table(
-        title="Worst round of each site, best of attacks (in brackets: control; SSIM: prior)",
+        title="Worst round, best of attacks; in brackets the control, for SSIM the prior",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=0,
