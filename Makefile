@@ -4,10 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOB ?= jobs/quickstart
 
-.PHONY: demo test test-fast lint format clean
+.PHONY: demo picture test test-fast lint format clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/gradward run $(JOB)
+
+# The picture in the README.
+picture: demo
+	cp runs/quickstart/workspace.private/site-1/jobs/simulate_job/pictures/round-2-matching.png \
+	    docs/quickstart-site-1.png
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest

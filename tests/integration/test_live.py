@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 import threading
 import time
 from datetime import datetime
 from pathlib import Path
 
 from gradward.flare.simulator import SimulatedRun, server_folder
+from gradward.report.records import read_records
 
-from .harness import TINY_AUDIT, JobVariant, simulate, tensorboard_scalars
+from .harness import ROOT, TINY_AUDIT, JobVariant, simulate, tensorboard_scalars
 
 
 def test_scalars_are_visible_within_ten_seconds_of_being_sent(tmp_path: Path) -> None:
@@ -70,3 +74,19 @@ def test_cross_site_validation_uses_validate_and_submit_model(tmp_path: Path) ->
         assert {"site-2", "site-3"} < set(results[site]), "local models and the global one"
         for metrics in results[site].values():
             assert 0 <= metrics["balanced_accuracy"] <= 1
+
+
+def test_plain_nvflare_runs_the_job_too(tmp_path: Path) -> None:
+    job = JobVariant.of("quickstart", tmp_path)
+    shutil.rmtree(job.folder / "app" / "custom")
+    shutil.copytree(ROOT / "jobs" / "quickstart" / "app" / "custom", job.folder / "app" / "custom")
+    job.audit(**TINY_AUDIT)
+    job.workflow(num_rounds=1)
+    workspace = tmp_path / "ws"
+    command = [sys.executable, "-m", "nvflare.cli", "simulator", str(job.write())]
+    command += ["-w", str(workspace), "-n", "3", "-t", "3"]
+    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    records = list(read_records(workspace / "server" / "simulate_job" / "leakage.jsonl"))
+    assert {(r.site, r.status) for r in records} == {(f"site-{i}", "ok") for i in (1, 2, 3)}
+    assert (tmp_path / "ws.private" / "site-1").is_dir()

@@ -14,6 +14,7 @@ from typing import Any
 import gradward
 
 WORKER_MODULE = "gradward.attacks.worker"
+NICENESS = 10
 
 
 class WorkerError(RuntimeError):
@@ -21,10 +22,10 @@ class WorkerError(RuntimeError):
 
 
 class WorkerProcess:
-    """One worker, started when it is first needed and again after it was lost."""
+    """One worker process, started again after it was lost."""
 
     def __init__(self, spool: Path, module: str = WORKER_MODULE, threads: int = 1) -> None:
-        """Prepare, without starting anything yet.
+        """Prepare; it starts with :meth:`start` or the first request.
 
         Args:
             spool: folder that the worker removes if its parent dies.
@@ -36,6 +37,15 @@ class WorkerProcess:
         self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
         self._stopped = False
+
+    def start(self) -> None:
+        """Start the process ahead of the first request.
+
+        Raises:
+            WorkerError: the worker was stopped.
+            OSError: no process can be started.
+        """
+        self._running()
 
     def request(self, message: Mapping[str, Any], timeout: float) -> dict[str, Any]:
         """Send one request and wait for its reply.
@@ -100,7 +110,7 @@ class WorkerProcess:
             "PYTHONPATH": package_root + (os.pathsep + inherited if inherited else ""),
             "OMP_NUM_THREADS": str(self._threads),
         }
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -110,3 +120,6 @@ class WorkerProcess:
             # Whoever kills the parent's process group leaves the worker to clear the spool.
             start_new_session=True,
         )
+        # Training comes first where both share a machine; the audit takes what is left.
+        os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
+        return process

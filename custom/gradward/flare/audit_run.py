@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -16,23 +17,13 @@ from gradward.data import DataError
 from gradward.flare.audit_spool import AuditSpool, CapturedUpdate
 from gradward.flare.courier import ScoringCourier
 from gradward.flare.experiment import Experiment
-from gradward.flare.protocol import ScoreReply, ScoreRequest
+from gradward.flare.protocol import SCORE_NAMES, ScoreReply, ScoreRequest
 from gradward.flare.seeds import derive_seed
 from gradward.flare.site import Site, SiteSettingsError
 from gradward.report.records import LeakageLog, LeakageRecord
 
-SCORES_ON_RECORD = (
-    "ssim",
-    "prior_ssim",
-    "psnr",
-    "mse",
-    "rdlv",
-    "recovered",
-    "reid",
-    "rank",
-    "gallery",
-    "leakage",
-)
+# The number of images on record is the attack's: it is known also where nothing was scored.
+SCORES_ON_RECORD = tuple(name for name in SCORE_NAMES if name != "n_images")
 
 
 @dataclass(frozen=True)
@@ -70,7 +61,7 @@ class AuditRun:
         log: Callable[[str], None],
         changed: Callable[..., None],
     ) -> None:
-        """Start the threads; nothing is loaded and no worker runs before the first update.
+        """Start the threads, which load public images and start workers while sites get ready.
 
         Args:
             experiment: what server and sites agree on.
@@ -182,6 +173,10 @@ class AuditRun:
     # Attacks -------------------------------------------------------------------------------------
 
     def _attack_forever(self, worker: WorkerProcess) -> None:
+        with contextlib.suppress(DataError, SiteSettingsError, WorkerError, OSError):
+            # What is wrong is told with the first update; this is to have it ready by then.
+            worker.start()
+            self._spool.public()
         while True:
             update = self._to_attack.get()
             if not self._is_open(update):

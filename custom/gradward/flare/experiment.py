@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_context import FLContext
@@ -11,6 +11,8 @@ from torch import nn
 
 from gradward.models import build_model
 from gradward.training import TrainingSettings
+
+Component = TypeVar("Component", bound=FLComponent)
 
 
 class Experiment(FLComponent):
@@ -110,16 +112,25 @@ class JobError(ValueError):
     """The job's configuration does not fit together."""
 
 
+def find_component(fl_ctx: FLContext, component_id: str, kind: type[Component]) -> Component:
+    """Look up a component that the job must have.
+
+    Raises:
+        JobError: there is none of this kind with that id.
+    """
+    component = fl_ctx.get_engine().get_component(component_id)
+    if not isinstance(component, kind):
+        raise JobError(
+            f"the job has no {kind.__name__} with id {component_id!r}; add one to the 'components' "
+            "of config_fed_server.json and, for an Experiment, of config_fed_client.json"
+        )
+    return component
+
+
 def experiment_of(fl_ctx: FLContext, component_id: str) -> Experiment:
     """Look up the job's :class:`Experiment`.
 
     Raises:
         JobError: there is none with that id.
     """
-    component = fl_ctx.get_engine().get_component(component_id)
-    if not isinstance(component, Experiment):
-        raise JobError(
-            f"the job has no Experiment with id {component_id!r}; add one to the 'components' of "
-            "config_fed_server.json and config_fed_client.json alike"
-        )
-    return component
+    return find_component(fl_ctx, component_id, Experiment)

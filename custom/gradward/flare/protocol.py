@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, fields
+from typing import Any, TypeVar
 
 import numpy as np
 from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.shareable import Shareable
 
 from gradward.flare.states import MessageError, read_dxo
+from gradward.metrics.scores import Scores
 
 SCORE_TASK = "score_reconstruction"
 PROTOCOL = 1
-SCORE_NAMES = (
-    "n_images",
-    "ssim",
-    "prior_ssim",
-    "psnr",
-    "mse",
-    "rdlv",
-    "recovered",
-    "reid",
-    "rank",
-    "gallery",
-    "leakage",
-)
+SCORE_NAMES = tuple(item.name for item in fields(Scores))
+
+Message = TypeVar("Message")
 
 
 @dataclass(frozen=True)
@@ -65,13 +56,7 @@ class ScoreRequest:
         Raises:
             MessageError: anything that is not such a request.
         """
-        data = dict(read_dxo(shareable, DataKind.APP_DEFINED).data)
-        if data.pop("protocol", None) != PROTOCOL:
-            raise MessageError(f"the scoring request is not of protocol {PROTOCOL}")
-        try:
-            request = cls(**data)
-        except TypeError:
-            raise MessageError("the scoring request has missing or unknown fields") from None
+        request = _unpack(cls, shareable)
         if not isinstance(request.round, int) or not isinstance(request.attack, str):
             raise MessageError("the scoring request names no round and attack")
         _check_images("reconstruction", request.images, image_shape)
@@ -109,13 +94,7 @@ class ScoreReply:
         Raises:
             MessageError: anything that is not such an answer.
         """
-        data = dict(read_dxo(shareable, DataKind.APP_DEFINED).data)
-        if data.pop("protocol", None) != PROTOCOL:
-            raise MessageError(f"the scoring reply is not of protocol {PROTOCOL}")
-        try:
-            reply = cls(**data)
-        except TypeError:
-            raise MessageError("the scoring reply has missing or unknown fields") from None
+        reply = _unpack(cls, shareable)
         if reply.status not in ("ok", "refused"):
             raise MessageError(f"the scoring reply has the unknown status {reply.status!r}")
         if reply.status == "ok" and reply.real is None:
@@ -123,6 +102,16 @@ class ScoreReply:
         for scores in (reply.real, reply.control, reply.prior):
             _check_scores(scores)
         return reply
+
+
+def _unpack(kind: type[Message], shareable: Shareable) -> Message:
+    data = dict(read_dxo(shareable, DataKind.APP_DEFINED).data)
+    if data.pop("protocol", None) != PROTOCOL:
+        raise MessageError(f"a {kind.__name__} of protocol {PROTOCOL} was expected")
+    try:
+        return kind(**data)
+    except TypeError:
+        raise MessageError(f"the {kind.__name__} has missing or unknown fields") from None
 
 
 def _check_images(what: str, images: Any, image_shape: tuple[int, ...]) -> None:

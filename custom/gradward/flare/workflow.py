@@ -12,18 +12,8 @@ from nvflare.apis.signal import Signal
 from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
 
 from gradward.flare.auditor import InversionAuditor
-from gradward.flare.experiment import JobError
+from gradward.flare.experiment import JobError, find_component
 from gradward.report.page import build_report
-
-
-def _auditor_of(fl_ctx: FLContext, component_id: str) -> InversionAuditor:
-    component = fl_ctx.get_engine().get_component(component_id)
-    if not isinstance(component, InversionAuditor):
-        raise JobError(
-            f"the job has no InversionAuditor with id {component_id!r}; add one to the "
-            "'components' of config_fed_server.json"
-        )
-    return component
 
 
 class AuditedScatterAndGather(ScatterAndGather):
@@ -68,7 +58,7 @@ class AuditedScatterAndGather(ScatterAndGather):
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Train; then let answers under way arrive, for a task dies with its workflow."""
         try:
-            auditor = _auditor_of(fl_ctx, self.auditor_id)
+            auditor = find_component(fl_ctx, self.auditor_id, InversionAuditor)
         except JobError as error:
             self.system_panic(str(error), fl_ctx)
             return
@@ -103,7 +93,7 @@ class AuditDrain(Controller):
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Wait for the audits, bounded; then write the report."""
-        auditor = _auditor_of(fl_ctx, self.auditor_id)
+        auditor = find_component(fl_ctx, self.auditor_id, InversionAuditor)
         auditor.bind(self, fl_ctx)
         left = auditor.drain(self.timeout, abort_signal)
         if left:
