@@ -82,7 +82,7 @@ def test_a_corrupt_image_is_told_without_its_name(faulty: SimulatedRun) -> None:
     assert [record.status for record in of(faulty, CORRUPT)] == ["absent", "absent"]
     logs = logs_of(faulty)
     assert "entry 2 of 'training'" in logs
-    assert "doe" not in logs
+    assert "patient-doe" not in logs and "doe-2" not in logs
 
 
 def test_an_update_with_nan_is_recorded_as_failed(faulty: SimulatedRun) -> None:

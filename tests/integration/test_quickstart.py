@@ -25,7 +25,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("demo")
     environment = {k: v for k, v in os.environ.items() if k != "GRADWARD_DATA"}
     finished = subprocess.run(
-        [sys.executable, "-m", "gradward.cli", "run", str(ROOT / "jobs" / "quickstart")],
+        [sys.executable, "-m", "gradward", "run", str(ROOT / "jobs" / "quickstart")],
         cwd=folder,
         env=environment | {"COLUMNS": "80"},
         capture_output=True,

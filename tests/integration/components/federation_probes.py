@@ -132,7 +132,7 @@ class StopAnswering(Executor):
 
 
 class KillWorker(FLComponent):
-    """On the server: kills the first attack worker it sees, once."""
+    """On the server: kills the attack worker, once, while it attacks."""
 
     def __init__(self, folder: str) -> None:
         super().__init__()
@@ -152,8 +152,11 @@ class KillWorker(FLComponent):
         while time.monotonic() < deadline:
             for child in own.children(recursive=True):
                 try:
-                    busy = child.cpu_times().user > 0.5
-                    if busy and "gradward.attacks.worker" in child.cmdline():
+                    command = child.cmdline()
+                    if "gradward.attacks.worker" not in command:
+                        continue
+                    if any(Path(command[-1]).glob("*/update.npz")):
+                        time.sleep(2)
                         child.kill()
                         (Path(self.folder) / "killed").touch()
                         return
