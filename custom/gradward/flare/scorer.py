@@ -22,7 +22,6 @@ from gradward.flare.states import MessageError
 from gradward.metrics.leakage import LeakageScores, score_reconstructions
 from gradward.report.pictures import save_side_by_side
 
-GALLERY_SIZE = 100
 ROUNDED_DIGITS = 3
 
 
@@ -94,20 +93,18 @@ class LeakageScorer(Executor):
                 f"the public images of {public.name!r} differ between server, site and job"
             )
         door.admit(request)
+        truths = training.subset(record.images)
         scores = score_reconstructions(
             torch.from_numpy(request.images),
             None if request.control is None else torch.from_numpy(request.control),
-            training.subset(record.images),
+            truths,
             prior_image=public.prior_image,
             mean_image=public.mean_image,
             site_images=training,
             truth_positions=record.images,
             decoys=public.part("decoys"),
-            gallery_size=GALLERY_SIZE,
         )
-        self._keep_pictures(
-            site.job_folder, request, training.subset(record.images), public, scores
-        )
+        self._keep_pictures(site.job_folder, request, truths, public, scores)
         return ScoreReply(
             status="ok",
             real=scores.real.to_dict(ROUNDED_DIGITS),
