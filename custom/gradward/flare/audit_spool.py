@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gradward.attacks.spool import save_state
-from gradward.data import DataError, PublicSet, load_public_set
+from gradward.data import DataError, PublicSet
 from gradward.flare.experiment import Experiment
 from gradward.flare.site import Site
 
@@ -133,12 +133,7 @@ class AuditSpool:
 
     def _load_public(self) -> PublicSet:
         experiment = self._experiment
-        public = load_public_set(
-            self._server.dataset_spec(experiment.public_set),
-            name=experiment.public_set,
-            image_size=experiment.image_size,
-            channels=experiment.channels,
-        )
+        public = experiment.load_public(self._server)
         if experiment.public_checksum not in (None, public.checksum):
             raise DataError(
                 f"the public images of {public.name!r} on the server are not those that the job "

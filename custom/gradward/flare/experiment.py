@@ -9,6 +9,8 @@ from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_context import FLContext
 from torch import nn
 
+from gradward.data import ImageSet, PublicSet, load_public_set, load_split
+from gradward.flare.site import Site
 from gradward.models import build_model
 from gradward.training import TrainingSettings
 
@@ -102,6 +104,33 @@ class Experiment(FLComponent):
             "image_size": list(self.image_size),
             **self.model_options,
         }
+
+    def load_split(self, site: Site, split: str) -> ImageSet:
+        """Load one split of the site's own images.
+
+        Raises:
+            DataError, SiteSettingsError: as the site's settings and files have it.
+        """
+        return load_split(
+            site.dataset_spec(self.dataset),
+            split,
+            site=site.name,
+            image_size=self.image_size,
+            channels=self.channels,
+        )
+
+    def load_public(self, party: Site) -> PublicSet:
+        """Load the public images as ``party``, a site or the server, has them.
+
+        Raises:
+            DataError, SiteSettingsError: as the party's settings and files have it.
+        """
+        return load_public_set(
+            party.dataset_spec(self.public_set),
+            name=self.public_set,
+            image_size=self.image_size,
+            channels=self.channels,
+        )
 
     def build_model(self) -> nn.Module:
         """Build the network with its initial weights."""

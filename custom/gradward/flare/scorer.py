@@ -11,7 +11,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
-from gradward.data import DataError, ImageSet, PublicSet, load_public_set, load_split
+from gradward.data import DataError, ImageSet, PublicSet
 from gradward.flare.analytics import stream_scalars
 from gradward.flare.door import ScoringDoor, ScoringRefused
 from gradward.flare.experiment import Experiment, JobError, experiment_of
@@ -114,20 +114,9 @@ class LeakageScorer(Executor):
 
     def _load(self, site: Site, experiment: Experiment) -> tuple[ImageSet, PublicSet]:
         if self._training is None:
-            self._training = load_split(
-                site.dataset_spec(experiment.dataset),
-                "training",
-                site=site.name,
-                image_size=experiment.image_size,
-                channels=experiment.channels,
-            )
+            self._training = experiment.load_split(site, "training")
         if self._public is None:
-            self._public = load_public_set(
-                site.dataset_spec(experiment.public_set),
-                name=experiment.public_set,
-                image_size=experiment.image_size,
-                channels=experiment.channels,
-            )
+            self._public = experiment.load_public(site)
         return self._training, self._public
 
     @staticmethod

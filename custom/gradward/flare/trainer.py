@@ -13,7 +13,7 @@ from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
 from torch import nn
 
-from gradward.data import DataError, ImageSet, load_split
+from gradward.data import DataError, ImageSet
 from gradward.flare.analytics import stream_scalars
 from gradward.flare.experiment import Experiment, JobError, experiment_of
 from gradward.flare.rounds import RoundRecord, remember_round
@@ -170,13 +170,7 @@ class LocalTrainer(Executor):
 
     def _split(self, site: Site, experiment: Experiment, split: str) -> ImageSet:
         if split not in self._splits:
-            self._splits[split] = load_split(
-                site.dataset_spec(experiment.dataset),
-                split,
-                site=site.name,
-                image_size=experiment.image_size,
-                channels=experiment.channels,
-            )
+            self._splits[split] = experiment.load_split(site, split)
         return self._splits[split]
 
     @staticmethod
