@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,52 @@ OPTIMIZERS = ("sgd", "adam")
 
 class TrainingAborted(RuntimeError):
     """Raised within a batch of the abort signal."""
+
+
+class RawBatchRefused(RuntimeError):
+    """A raw batch was about to reach a model that may only see perturbed ones."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one training step sees.
+
+    Attributes:
+        images: ``(B, C, H, W)`` float32 in [0, 1].
+        labels: ``(B,)`` int64.
+        perturbed: True only where a perturber made these images.
+    """
+
+    images: Tensor
+    labels: Tensor
+    perturbed: bool = False
+
+
+class BatchSource(Protocol):
+    """Where a training step gets its images from; positions are those of the site's images."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """Return the images at these positions as training shall see them."""
+
+
+class RawImages:
+    """The images as they are."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        """Args: ``(N, C, H, W)`` float32 and ``(N,)`` int64."""
+        self.images = images
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """Return the raw images at ``indices``."""
+        index = list(indices)
+        return Batch(self.images[index], self.labels[index])
 
 
 @dataclass(frozen=True)
@@ -82,17 +128,21 @@ class TrainingSettings:
         return self.steps or self.epochs * math.ceil(n_images / self.batch_size)
 
 
-@dataclass(frozen=True)
+@dataclass
 class LocalRun:
     """What one round of local training did.
 
     Attributes:
         batches: for each step, the indices of its images.
         losses: for each step, the mean training loss.
+        raw_samples: samples trained on as they are, counted at each use.
+        perturbed_samples: samples that a perturber made, counted at each use.
     """
 
     batches: list[list[int]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+    raw_samples: int = 0
+    perturbed_samples: int = 0
 
     @property
     def images_seen(self) -> list[int]:
@@ -130,38 +180,46 @@ def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.
 
 def train_locally(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    source: BatchSource,
     settings: TrainingSettings,
     generator: torch.Generator,
     aborted: Callable[[], bool] = lambda: False,
+    perturbed_only: bool = False,
 ) -> LocalRun:
     """Train ``model`` in place for one round, BatchNorm in training mode.
 
     Args:
         model: on the device where training shall run.
-        images: ``(N, C, H, W)`` float32.
-        labels: ``(N,)`` int64.
+        source: of the images.
         settings: hyperparameters.
         generator: CPU generator that orders the batches.
         aborted: asked before every batch.
+        perturbed_only: refuse every batch that no perturber made, before the model sees it.
 
     Raises:
         ValueError: no images, or a batch that BatchNorm cannot train on.
+        RawBatchRefused: a raw batch although only perturbed ones are allowed.
         TrainingAborted: ``aborted`` said so.
         FloatingPointError: the loss is no longer finite.
     """
-    if not len(images):
+    if not len(source):
         raise ValueError("there are no training images")
     device = next(model.parameters()).device
     optimizer = make_optimizer(model, settings)
-    run = LocalRun(batches=draw_batches(len(images), settings, generator))
+    run = LocalRun(batches=draw_batches(len(source), settings, generator))
     model.train()
-    for batch in run.batches:
+    for indices in run.batches:
         if aborted():
             raise TrainingAborted("local training was aborted")
+        batch = source.batch(indices)
+        if perturbed_only and not batch.perturbed:
+            raise RawBatchRefused("this site trains on perturbed images only")
+        if batch.perturbed:
+            run.perturbed_samples += len(batch.labels)
+        else:
+            run.raw_samples += len(batch.labels)
         optimizer.zero_grad()
-        loss = F.cross_entropy(model(images[batch].to(device)), labels[batch].to(device))
+        loss = F.cross_entropy(model(batch.images.to(device)), batch.labels.to(device))
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the training loss is {loss.item()} at step {len(run.losses) + 1}; "

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gradward.attacks import Observation
 from gradward.metrics.similarity import ssim
 from gradward.training import (
+    RawImages,
     State,
     TrainingSettings,
     state_copy,
@@ -65,7 +66,9 @@ def train(
     """Return (global state, update, batches) of a real local training."""
     own = copy.deepcopy(model)
     before = state_copy(own)
-    run = train_locally(own, images, labels, settings, torch.Generator().manual_seed(seed))
+    run = train_locally(
+        own, RawImages(images, labels), settings, torch.Generator().manual_seed(seed)
+    )
     return before, state_difference(state_copy(own), before), run.batches
 
 

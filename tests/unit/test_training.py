@@ -8,6 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from gradward.training import (
+    Batch,
+    RawBatchRefused,
+    RawImages,
     TrainingAborted,
     TrainingSettings,
     draw_batches,
@@ -26,12 +29,13 @@ def network() -> nn.Module:
 
 IMAGES = torch.rand(10, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 LABELS = torch.arange(10) % 2
+SOURCE = RawImages(IMAGES, LABELS)
 
 
 def test_it_is_the_loop_one_would_write() -> None:
     settings = TrainingSettings(batch_size=4, lr=0.1, epochs=2, momentum=0.9, weight_decay=0.01)
     model = network()
-    run = train_locally(model, IMAGES, LABELS, settings, torch.Generator().manual_seed(5))
+    run = train_locally(model, SOURCE, settings, torch.Generator().manual_seed(5))
     twin = network().train()
     optimizer = torch.optim.SGD(twin.parameters(), 0.1, momentum=0.9, weight_decay=0.01)
     for batch in run.batches:
@@ -64,8 +68,7 @@ def test_abort_is_honoured_within_a_batch() -> None:
     with pytest.raises(TrainingAborted):
         train_locally(
             model,
-            IMAGES,
-            LABELS,
+            SOURCE,
             TrainingSettings(batch_size=1, epochs=100),
             torch.Generator(),
             aborted=lambda: next(calls),
@@ -77,8 +80,7 @@ def test_a_loss_that_explodes_is_told() -> None:
     with pytest.raises(FloatingPointError, match="learning rate"):
         train_locally(
             network(),
-            IMAGES,
-            LABELS,
+            SOURCE,
             TrainingSettings(batch_size=4, lr=1e30, epochs=5),
             torch.Generator(),
         )
@@ -87,11 +89,41 @@ def test_a_loss_that_explodes_is_told() -> None:
 def test_difference_includes_buffers() -> None:
     model = network()
     before = state_copy(model)
-    train_locally(model, IMAGES, LABELS, TrainingSettings(batch_size=5), torch.Generator())
+    train_locally(model, SOURCE, TrainingSettings(batch_size=5), torch.Generator())
     difference = state_difference(state_copy(model), before)
     assert set(difference) == set(model.state_dict())
     assert int(difference["1.num_batches_tracked"]) == 2
     assert difference["1.running_mean"].abs().sum() > 0
+
+
+class PerturbedUntil:
+    """Perturbed batches, until the position ``raw_from`` is asked for."""
+
+    def __init__(self, raw_from: int) -> None:
+        self.raw_from = raw_from
+
+    def __len__(self) -> int:
+        return len(IMAGES)
+
+    def batch(self, indices: list[int]) -> Batch:
+        return Batch(IMAGES[indices], LABELS[indices], perturbed=max(indices) < self.raw_from)
+
+
+def test_samples_are_counted_as_what_they_are() -> None:
+    settings = TrainingSettings(batch_size=1, epochs=2)
+    run = train_locally(network(), PerturbedUntil(7), settings, torch.Generator())
+    assert (run.raw_samples, run.perturbed_samples) == (6, 14)
+
+
+def test_a_raw_batch_never_reaches_a_model_that_may_see_perturbed_ones_only() -> None:
+    model = network()
+    before = state_copy(model)
+    settings = TrainingSettings(batch_size=5)
+    with pytest.raises(RawBatchRefused):
+        train_locally(model, SOURCE, settings, torch.Generator(), perturbed_only=True)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    run = train_locally(model, PerturbedUntil(10), settings, torch.Generator(), perturbed_only=True)
+    assert (run.raw_samples, run.perturbed_samples) == (0, 10)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from gradward.attacks.observation import BUFFERS
-from gradward.training import State, TrainingSettings, state_copy, state_difference, train_locally
+from gradward.training import (
+    RawImages,
+    State,
+    TrainingSettings,
+    state_copy,
+    state_difference,
+    train_locally,
+)
 
 
 def control_update(
@@ -52,7 +59,9 @@ def control_update(
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(control_images), generator=generator)
     chosen = order[torch.arange(n_images) % len(order)]
-    train_locally(own, control_images[chosen], control_labels[chosen], settings, generator)
+    train_locally(
+        own, RawImages(control_images[chosen], control_labels[chosen]), settings, generator
+    )
     return state_difference(state_copy(own), before)
 
 

@@ -23,6 +23,7 @@ from gradward.flare.states import MessageError, as_arrays, load_global_state, re
 from gradward.metrics.classification import evaluate
 from gradward.models import ModelError, check_trainable
 from gradward.training import (
+    RawImages,
     TrainingAborted,
     TrainingSettings,
     state_copy,
@@ -116,8 +117,7 @@ class LocalTrainer(Executor):
         self._stream_metrics(site, experiment, model, fl_ctx, abort_signal, number)
         run = train_locally(
             model,
-            data.images,
-            data.labels,
+            RawImages(data.images, data.labels),
             settings,
             generator_for(experiment.seed, "train", site.name, number),
             aborted=lambda: abort_signal.triggered,
