@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-State = dict[str, Tensor]
+from gradward.training_settings import (
+    BidoSettings,
+    DpSgdSettings,
+    TooFewImages,
+    TrainingSettings,
+    draw_batches,
+)
 
-OPTIMIZERS = ("sgd", "adam")
+__all__ = [
+    "Batch",
+    "BatchSource",
+    "BidoSettings",
+    "DpSgdSettings",
+    "LocalRun",
+    "RawBatchRefused",
+    "RawImages",
+    "State",
+    "TooFewImages",
+    "TrainingAborted",
+    "TrainingSettings",
+    "draw_batches",
+    "state_copy",
+    "state_difference",
+    "train_locally",
+]
+
+State = dict[str, Tensor]
+# Takes one optimiser step on images and labels and returns the mean loss before it.
+Step = Callable[[Tensor, Tensor], Tensor]
 
 
 class TrainingAborted(RuntimeError):
@@ -66,75 +92,13 @@ class RawImages:
         return Batch(self.images[index], self.labels[index])
 
 
-@dataclass(frozen=True)
-class TrainingSettings:
-    """Hyperparameters of one round of local training.
-
-    Attributes:
-        batch_size: images in a batch; the last batch of an epoch may be smaller.
-        lr: learning rate.
-        epochs: passes over the site's images.
-        steps: number of optimiser steps; when given, it replaces ``epochs``.
-        optimizer: ``"sgd"`` or ``"adam"``; a fresh one every round.
-        momentum: of SGD.
-        weight_decay: L2 penalty as ``torch.optim`` applies it.
-
-    Raises:
-        TypeError, ValueError: with the offending value.
-    """
-
-    batch_size: int = 8
-    lr: float = 0.01
-    epochs: int = 1
-    steps: int | None = None
-    optimizer: str = "sgd"
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Check every value, so that a typo in a job stops at its start."""
-        for name in ("batch_size", "epochs", "steps"):
-            value = getattr(self, name)
-            if name == "steps" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name} must be an integer, got {value!r}")
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        for name in ("lr", "momentum", "weight_decay"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise TypeError(f"{name} must be a number, got {value!r}")
-            if not math.isfinite(value) or value < 0 or (name == "lr" and value == 0):
-                raise ValueError(
-                    f"{name} must be finite and not negative (lr above 0), got {value}"
-                )
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer must be one of {OPTIMIZERS}, got {self.optimizer!r}")
-        if self.optimizer == "adam" and self.momentum:
-            raise ValueError(f"momentum belongs to sgd, got {self.momentum} with adam")
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrainingSettings:
-        """Build settings from JSON values, refusing names that do not exist."""
-        known = {item.name for item in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ValueError(f"unknown training settings {unknown}; known are {sorted(known)}")
-        return cls(**values)
-
-    def number_of_steps(self, n_images: int) -> int:
-        """Optimiser steps that a site with ``n_images`` images takes in a round."""
-        return self.steps or self.epochs * math.ceil(n_images / self.batch_size)
-
-
 @dataclass
 class LocalRun:
     """What one round of local training did.
 
     Attributes:
-        batches: for each step, the indices of its images.
-        losses: for each step, the mean training loss.
+        batches: for each step, the indices of its images; none where ``dp_sgd`` drew none.
+        losses: for each step that had images, the mean training loss.
         raw_samples: samples trained on as they are, counted at each use.
         perturbed_samples: samples that a perturber made, counted at each use.
     """
@@ -150,21 +114,6 @@ class LocalRun:
         return list(dict.fromkeys(index for batch in self.batches for index in batch))
 
 
-def draw_batches(
-    n_images: int, settings: TrainingSettings, generator: torch.Generator
-) -> list[list[int]]:
-    """Shuffle anew each epoch and cut into batches; stop after ``settings.steps`` if given."""
-    total = settings.number_of_steps(n_images)
-    batches: list[list[int]] = []
-    while len(batches) < total:
-        order = torch.randperm(n_images, generator=generator).tolist()
-        batches += [
-            order[start : start + settings.batch_size]
-            for start in range(0, n_images, settings.batch_size)
-        ]
-    return batches[:total]
-
-
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
     """Build the optimiser that ``settings`` name, over the parameters that train."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -178,6 +127,9 @@ def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.
     )
 
 
+# The defences are imported where they are used: they import this module, and Opacus takes seconds.
+
+
 def train_locally(
     model: nn.Module,
     source: BatchSource,
@@ -185,6 +137,7 @@ def train_locally(
     generator: torch.Generator,
     aborted: Callable[[], bool] = lambda: False,
     perturbed_only: bool = False,
+    secret: torch.Generator | None = None,
 ) -> LocalRun:
     """Train ``model`` in place for one round, BatchNorm in training mode.
 
@@ -195,40 +148,95 @@ def train_locally(
         generator: CPU generator that orders the batches.
         aborted: asked before every batch.
         perturbed_only: refuse every batch that no perturber made, before the model sees it.
+        secret: CPU generator of noise and of DP-SGD's sampling. Its seed must be the site's own
+            and fresh every time: whoever can repeat the draws subtracts them, and the seed of the
+            job is known to the server.
 
     Raises:
-        ValueError: no images, or a batch that BatchNorm cannot train on.
+        ValueError: no images, a batch that BatchNorm cannot train on, or no ``secret`` although
+            ``settings.draws_noise``.
+        TooFewImages: fewer than ``settings.min_batch_size``.
+        ModelError: DP-SGD cannot train this model.
         RawBatchRefused: a raw batch although only perturbed ones are allowed.
         TrainingAborted: ``aborted`` said so.
         FloatingPointError: the loss is no longer finite.
     """
     if not len(source):
         raise ValueError("there are no training images")
+    if secret is None:
+        if settings.draws_noise:
+            raise ValueError("these settings draw noise, which needs a secret generator of its own")
+        secret = generator  # nothing will draw from it
     device = next(model.parameters()).device
-    optimizer = make_optimizer(model, settings)
-    run = LocalRun(batches=draw_batches(len(source), settings, generator))
+    if settings.random_erasing or settings.input_noise:
+        from gradward.defenses.input import defend_inputs
+
+        source = defend_inputs(source, settings, secret)
+    run = LocalRun(batches=_draw(len(source), settings, generator, secret))
     model.train()
-    for indices in run.batches:
-        if aborted():
-            raise TrainingAborted("local training was aborted")
-        batch = source.batch(indices)
-        if perturbed_only and not batch.perturbed:
-            raise RawBatchRefused("this site trains on perturbed images only")
-        if batch.perturbed:
-            run.perturbed_samples += len(batch.labels)
-        else:
-            run.raw_samples += len(batch.labels)
+    with _stepping(model, settings, len(source), secret) as step:
+        for number, indices in enumerate(run.batches, start=1):
+            if aborted():
+                raise TrainingAborted("local training was aborted")
+            batch = source.batch(indices)
+            if perturbed_only and not batch.perturbed:
+                raise RawBatchRefused("this site trains on perturbed images only")
+            if batch.perturbed:
+                run.perturbed_samples += len(batch.labels)
+            else:
+                run.raw_samples += len(batch.labels)
+            loss = step(batch.images.to(device), batch.labels.to(device))
+            if not indices:
+                continue
+            if not torch.isfinite(loss):
+                raise FloatingPointError(
+                    f"the training loss is {loss.item()} at step {number}; lower the learning rate"
+                )
+            run.losses.append(float(loss))
+    return run
+
+
+def _draw(
+    n_images: int,
+    settings: TrainingSettings,
+    generator: torch.Generator,
+    secret: torch.Generator,
+) -> list[list[int]]:
+    if settings.dp_sgd is None:
+        return draw_batches(n_images, settings, generator)
+    from gradward.defenses.dp_sgd import plan_round, poisson_batches
+
+    return poisson_batches(n_images, plan_round(settings, n_images), secret)
+
+
+@contextmanager
+def _stepping(
+    model: nn.Module, settings: TrainingSettings, n_images: int, secret: torch.Generator
+) -> Iterator[Step]:
+    """Yield what takes one optimiser step; hooks in the model go when the context closes."""
+    optimizer = make_optimizer(model, settings)
+    if settings.dp_sgd is not None:
+        from gradward.defenses.dp_sgd import plan_round, private_step
+
+        yield private_step(model, optimizer, plan_round(settings, n_images), secret)
+    elif settings.bido is not None:
+        from gradward.defenses.bido import BidoLoss
+
+        with BidoLoss(model, settings.bido) as loss:
+            yield _descend(optimizer, loss)
+    else:
+        yield _descend(optimizer, lambda images, labels: F.cross_entropy(model(images), labels))
+
+
+def _descend(optimizer: torch.optim.Optimizer, loss_of: Step) -> Step:
+    def step(images: Tensor, labels: Tensor) -> Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(model(batch.images.to(device)), batch.labels.to(device))
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the training loss is {loss.item()} at step {len(run.losses) + 1}; "
-                "lower the learning rate"
-            )
+        loss = loss_of(images, labels)
         loss.backward()
         optimizer.step()
-        run.losses.append(float(loss.detach()))
-    return run
+        return loss.detach()
+
+    return step
 
 
 def state_copy(model: nn.Module) -> State:

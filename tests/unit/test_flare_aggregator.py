@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
+from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import ReservedKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.model import make_model_learnable
 from nvflare.app_common.app_constant import AppConstants
 
+from gradward.data import load_public_set
+from gradward.defenses.recalibration import calibration_images, recalibrate
+from gradward.defenses.updates import BATCHNORM_BUFFERS, is_batchnorm_buffer
 from gradward.flare.aggregator import ReproducibleAggregator
+from gradward.flare.experiment import Experiment
+from gradward.flare.states import as_arrays, load_global_state
+from gradward.training import state_copy
+
+from .fake_engine import context
 
 WEIGHTS = {"w": np.zeros((3, 2), np.float32), "n": np.array(4, np.int64)}
 
@@ -99,3 +109,117 @@ def test_late_and_second_updates_are_left_out() -> None:
 def test_a_round_without_updates_changes_nothing() -> None:
     aggregator = ReproducibleAggregator()
     assert from_shareable(aggregator.aggregate(Context(""))).data == {}
+
+
+# Withheld buffers ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def job() -> Experiment:
+    return Experiment(
+        model="bn_cnn",
+        model_options={"width": 4},
+        dataset="histology",
+        image_size=[32, 32],
+        channels=3,
+        num_classes=2,
+    )
+
+
+class Server:
+    """An aggregator of a job as the server runs it, at one global state."""
+
+    def __init__(self, root: Path, job: Experiment, withheld: str | None = "buffers") -> None:
+        self.root, self.job = root, job
+        self.weights = as_arrays(state_copy(job.build_model()))
+        self.aggregator = ReproducibleAggregator(withheld)
+        self.aggregator.handle_event(EventType.START_RUN, self.context("server"))
+
+    def context(self, site: str) -> FLContext:
+        fl_ctx = context(self.root, {"experiment": self.job}, "server")
+        fl_ctx.set_prop(AppConstants.GLOBAL_MODEL, make_model_learnable(dict(self.weights), {}))
+        fl_ctx.set_prop(AppConstants.CURRENT_ROUND, 0)
+        peer = FLContext()
+        peer.set_prop(ReservedKey.IDENTITY_NAME, site)
+        fl_ctx.set_peer_context(peer)
+        return fl_ctx
+
+    def accept(self, site: str, change: float, leave_out: tuple[str, ...] = ()) -> bool:
+        data = {
+            name: np.full_like(value, change)
+            for name, value in self.weights.items()
+            if not name.endswith(leave_out or ("nothing",))
+        }
+        return self.aggregator.accept(
+            DXO(DataKind.WEIGHT_DIFF, data).to_shareable(), self.context(site)
+        )
+
+    def averaged(self) -> dict[str, np.ndarray]:
+        change = from_shareable(self.aggregator.aggregate(self.context(""))).data
+        return {name: value + change.get(name, 0) for name, value in self.weights.items()}
+
+
+def test_withheld_buffers_are_recalibrated_on_public_images(
+    tmp_path: Path, job: Experiment
+) -> None:
+    server = Server(tmp_path, job)
+    for site, change in (("a", 0.01), ("b", 0.03)):
+        assert server.accept(site, change, BATCHNORM_BUFFERS)
+    after = server.averaged()
+    model = job.build_model()
+    load_global_state(model, after)
+    public = load_public_set({"format": "embedded"}, name="h", image_size=(32, 32), channels=3)
+    recalibrate(model, calibration_images(public.part("fit")))
+    for name, value in as_arrays(state_copy(model)).items():
+        np.testing.assert_allclose(after[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+        assert after[name].dtype == server.weights[name].dtype
+        if is_batchnorm_buffer(name):
+            assert not np.array_equal(after[name], server.weights[name]), "never the initial ones"
+        else:
+            np.testing.assert_allclose(after[name], server.weights[name] + 0.02, atol=1e-6)
+
+
+def test_buffers_that_some_sites_send_are_averaged_over_those(
+    tmp_path: Path, job: Experiment
+) -> None:
+    server = Server(tmp_path, job)
+    assert server.accept("a", 0.5, BATCHNORM_BUFFERS)
+    assert server.accept("b", 0.25) and server.accept("c", 0.75)
+    after = server.averaged()
+    for name in ("body.1.running_mean", "fc.weight"):
+        np.testing.assert_allclose(after[name], server.weights[name] + 0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("withheld", "leave_out"),
+    [
+        (None, BATCHNORM_BUFFERS),
+        ("buffers", ("running_mean",)),
+        ("buffers", ("weight",)),
+        ("buffers", ("fc.bias", *BATCHNORM_BUFFERS)),
+    ],
+)
+def test_nothing_else_may_be_missing(
+    tmp_path: Path, job: Experiment, withheld: str | None, leave_out: tuple[str, ...]
+) -> None:
+    assert not Server(tmp_path, job, withheld).accept("a", 0.1, leave_out)
+
+
+def test_noise_cannot_push_a_variance_below_zero(tmp_path: Path, job: Experiment) -> None:
+    server = Server(tmp_path, job, None)
+    assert server.accept("a", -5.0)
+    assert (server.averaged()["body.1.running_var"] == 0).all()
+
+
+def test_a_server_without_public_images_says_so_before_the_first_round(
+    tmp_path: Path, job: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panics: list[str] = []
+    monkeypatch.setattr(
+        ReproducibleAggregator, "system_panic", lambda self, reason, fl_ctx: panics.append(reason)
+    )
+    monkeypatch.setattr(job, "public_set", "missing")
+    Server(tmp_path, job)
+    assert len(panics) == 1 and "withheld buffers" in panics[0]
+    with pytest.raises(ValueError, match="withheld"):
+        ReproducibleAggregator(withheld="weights")

@@ -127,3 +127,27 @@ def test_check_trainable(name, size, batch, fits):
     assert not model.training
     after = model.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+@pytest.mark.parametrize("name", ["bn_cnn", "resnet18", "densenet121"])
+def test_group_norm_replaces_every_batchnorm(name):
+    size = {"in_channels": 1, "num_classes": 3, "image_size": [32, 32], "seed": 0}
+    model = build_model(name, norm="group", **size)
+    kinds = {type(m) for m in model.modules()}
+    assert nn.GroupNorm in kinds and not kinds & {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d}
+    assert not list(model.buffers()), "nothing is remembered of the images"
+    images = torch.rand(2, 1, 32, 32)
+    together = model(images)
+    assert together.shape == (2, 3)
+    torch.testing.assert_close(together[:1], model(images[:1]), rtol=1e-3, atol=1e-4)
+
+
+def test_a_norm_that_does_not_exist_is_told():
+    size = {"in_channels": 1, "num_classes": 2, "image_size": [32, 32]}
+    assert not any(
+        isinstance(m, nn.GroupNorm | nn.BatchNorm2d)
+        for m in build_model("bn_cnn", norm="none", **size).modules()
+    )
+    for name in ("bn_cnn", "resnet18"):
+        with pytest.raises(ModelError, match="layer"):
+            build_model(name, norm="layer", **size)

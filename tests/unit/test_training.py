@@ -9,8 +9,10 @@ from torch.nn import functional as F
 
 from gradward.training import (
     Batch,
+    DpSgdSettings,
     RawBatchRefused,
     RawImages,
+    TooFewImages,
     TrainingAborted,
     TrainingSettings,
     draw_batches,
@@ -140,5 +142,48 @@ def test_a_raw_batch_never_reaches_a_model_that_may_see_perturbed_ones_only() ->
     ],
 )
 def test_wrong_settings_are_refused(values: dict[str, object], error: type[Exception]) -> None:
+    with pytest.raises(error, match=str(next(iter(values)))):
+        TrainingSettings.from_dict(values)
+
+
+def test_a_small_last_batch_is_merged_into_the_one_before() -> None:
+    settings = TrainingSettings(batch_size=4, min_batch_size=3, epochs=2)
+    batches = draw_batches(10, settings, torch.Generator().manual_seed(0))
+    assert [len(batch) for batch in batches] == [4, 6] * 2
+    assert settings.number_of_steps(10) == 4 and settings.smallest_batch(10) == 4
+    for epoch in (batches[:2], batches[2:]):
+        assert sorted(i for batch in epoch for i in batch) == list(range(10))
+    assert settings.batch_sizes(11) == [4, 4, 3] and settings.batch_sizes(3) == [3]
+    assert TrainingSettings(batch_size=4).smallest_batch(10) == 2
+
+
+def test_a_site_with_too_few_images_does_not_train() -> None:
+    settings = TrainingSettings(batch_size=8, min_batch_size=3)
+    model = network()
+    with pytest.raises(TooFewImages, match="min_batch_size"):
+        train_locally(model, RawImages(IMAGES[:2], LABELS[:2]), settings, torch.Generator())
+    assert int(model[1].num_batches_tracked) == 0
+
+
+def test_settings_come_from_json_with_their_parts() -> None:
+    values = {"dp_sgd": {"epsilon": 8, "rounds": 5, "delta": 1e-4}, "bido": None}
+    settings = TrainingSettings.from_dict(values)
+    assert settings.dp_sgd == DpSgdSettings(epsilon=8, rounds=5, delta=1e-4)
+    assert settings.draws_noise and not TrainingSettings().draws_noise
+    assert settings.smallest_batch(100) == 1, "each image is drawn by itself"
+
+
+@pytest.mark.parametrize(
+    ("values", "error"),
+    [
+        ({"min_batch_size": 9, "batch_size": 8}, ValueError),
+        ({"min_batch_size": 2, "dp_sgd": {"noise_multiplier": 1.0}}, ValueError),
+        ({"dp_sgd": 8.0}, TypeError),
+        ({"input_noise": "much"}, TypeError),
+    ],
+)
+def test_contradictory_settings_are_refused(
+    values: dict[str, object], error: type[Exception]
+) -> None:
     with pytest.raises(error, match=str(next(iter(values)))):
         TrainingSettings.from_dict(values)

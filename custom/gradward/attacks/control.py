@@ -60,7 +60,12 @@ def control_update(
     order = torch.randperm(len(control_images), generator=generator)
     chosen = order[torch.arange(n_images) % len(order)]
     train_locally(
-        own, RawImages(control_images[chosen], control_labels[chosen]), settings, generator
+        own,
+        RawImages(control_images[chosen], control_labels[chosen]),
+        settings,
+        generator,
+        # Whoever makes the control may know its noise: nothing of it is secret.
+        secret=generator,
     )
     return state_difference(state_copy(own), before)
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 
 import torch
+
+# torch.Generator keeps 32 bits of a seed: who tries them all subtracts what was drawn. These are
+# the words of the Mersenne Twister in the state of a CPU generator, 624 numbers of 8 bytes each.
+_TWISTER = slice(24, 24 + 8 * 624)
 
 
 def derive_seed(seed: int, *purpose: object) -> int:
@@ -16,3 +21,14 @@ def derive_seed(seed: int, *purpose: object) -> int:
 def generator_for(seed: int, *purpose: object) -> torch.Generator:
     """Return a CPU generator for one purpose."""
     return torch.Generator().manual_seed(derive_seed(seed, *purpose))
+
+
+def secret_generator() -> torch.Generator:
+    """Return a CPU generator that nobody can repeat, with all its state from the system."""
+    generator = torch.Generator()
+    generator.seed()
+    state = generator.get_state()
+    words = [secrets.randbits(32) for _ in range(624)]
+    state[_TWISTER] = torch.tensor(words, dtype=torch.int64).view(torch.uint8)
+    generator.set_state(state)
+    return generator

@@ -22,28 +22,17 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.private.fed.simulator.simulator_const import SimulatorConstants
 
 from gradward.data.catalog import dataset_spec
+from gradward.flare.policies import (
+    GatePolicy,
+    PerturbationPolicy,
+    ScoringPolicy,
+    SiteSettingsError,
+    read_policy,
+)
 
 SETTINGS_FILE = "gradward.json"
-SETTINGS_KEYS = ("data", "device", "threads", "scoring")
-SCORING_KEYS = ("enabled", "max_answers")
+SETTINGS_KEYS = ("data", "device", "threads", "scoring", "perturbation", "gate")
 RUN_MARKER = "gradward_run"
-
-
-class SiteSettingsError(ValueError):
-    """``local/gradward.json`` or the environment cannot be used; the message says which entry."""
-
-
-@dataclass(frozen=True)
-class ScoringPolicy:
-    """What a site lets the audit ask of it.
-
-    Attributes:
-        enabled: False closes the scoring door: every request is refused.
-        max_answers: answers given in one job, kept on disk across restarts.
-    """
-
-    enabled: bool = True
-    max_answers: int = 200
 
 
 @dataclass(frozen=True)
@@ -58,6 +47,8 @@ class Site:
         device: where it computes.
         threads: CPU threads of its computations; None leaves torch's choice.
         scoring: its policy for the audit's questions.
+        perturbation: its own limits of the perturbation.
+        gate: what the leakage gate may tell.
     """
 
     name: str
@@ -67,6 +58,8 @@ class Site:
     device: str = "cpu"
     threads: int | None = None
     scoring: ScoringPolicy = field(default_factory=ScoringPolicy)
+    perturbation: PerturbationPolicy = field(default_factory=PerturbationPolicy)
+    gate: GatePolicy = field(default_factory=GatePolicy)
 
     def dataset_spec(self, name: str) -> dict[str, Any]:
         """Where the data set ``name`` is for this party.
@@ -113,20 +106,6 @@ def read_settings(folder: Path, site: str) -> dict[str, Any]:
             f"local/{SETTINGS_FILE} has unknown entries {unknown}; known are {list(SETTINGS_KEYS)}"
         )
     return settings
-
-
-def _scoring_policy(values: Any) -> ScoringPolicy:
-    if not isinstance(values, dict) or not set(values) <= set(SCORING_KEYS):
-        raise SiteSettingsError(
-            f"'scoring' in local/{SETTINGS_FILE} must be an object with {list(SCORING_KEYS)}"
-        )
-    policy = ScoringPolicy(**values)
-    limit = policy.max_answers
-    if not isinstance(policy.enabled, bool):
-        raise SiteSettingsError("'scoring.enabled' must be true or false")
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
-        raise SiteSettingsError(f"'scoring.max_answers' must be an integer of at least 0: {limit}")
-    return policy
 
 
 def choose_device(setting: str | None) -> str:
@@ -189,7 +168,9 @@ def open_site(fl_ctx: FLContext) -> Site:
         data=data,
         device=choose_device(os.environ.get("GRADWARD_DEVICE") or settings.get("device")),
         threads=threads,
-        scoring=_scoring_policy(settings.get("scoring", {})),
+        scoring=read_policy(ScoringPolicy, "scoring", settings),
+        perturbation=read_policy(PerturbationPolicy, "perturbation", settings),
+        gate=read_policy(GatePolicy, "gate", settings),
     )
 
 

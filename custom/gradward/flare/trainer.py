@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-from nvflare.apis.dxo import DXO, DataKind, MetaKey
+import math
+
+from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.event_type import EventType
 from nvflare.apis.executor import Executor
 from nvflare.apis.fl_constant import ReturnCode
@@ -15,23 +16,26 @@ from torch import nn
 
 from gradward.data import DataError, ImageSet
 from gradward.flare.analytics import stream_scalars
-from gradward.flare.experiment import Experiment, JobError, experiment_of
+from gradward.flare.dp_account import spend_round
+from gradward.flare.experiment import Experiment, JobError, experiment_of, find_component
+from gradward.flare.perturber import PERTURBATION_ERRORS, Perturbation, PerturbedImages
+from gradward.flare.receipt import Assignment, ReceiptError, note_assignment
+from gradward.flare.results import local_model_result, training_result
 from gradward.flare.rounds import RoundRecord, remember_round
-from gradward.flare.seeds import generator_for
+from gradward.flare.seeds import generator_for, secret_generator
 from gradward.flare.site import Site, SiteSettingsError, open_site, record_private_error
-from gradward.flare.states import MessageError, as_arrays, load_global_state, read_dxo
+from gradward.flare.states import MessageError, load_global_state, read_dxo
 from gradward.metrics.classification import evaluate
 from gradward.models import ModelError, check_trainable
 from gradward.training import (
+    RawBatchRefused,
     RawImages,
+    TooFewImages,
     TrainingAborted,
     TrainingSettings,
     state_copy,
-    state_difference,
     train_locally,
 )
-
-LOCAL_MODEL = "local_model.pt"
 
 # What a person can mend: told in one line, without a traceback that could name files.
 EXPECTED_ERRORS = (
@@ -40,28 +44,44 @@ EXPECTED_ERRORS = (
     ModelError,
     MessageError,
     SiteSettingsError,
+    ReceiptError,
+    RawBatchRefused,
+    TooFewImages,
     FloatingPointError,
+    *PERTURBATION_ERRORS,
 )
 
 
 class LocalTrainer(Executor):
     """Answers ``train``, ``validate`` and ``submit_model`` with the site's own data.
 
-    A ``train`` reply is a ``WEIGHT_DIFF`` with BatchNorm buffers and the number of local steps.
+    A ``train`` reply is a ``WEIGHT_DIFF`` with BatchNorm buffers, the number of local steps and a
+    :class:`~gradward.flare.receipt.Receipt`. With a perturbation every batch of the training comes
+    from the site's perturber; evaluation stays on clean images.
     """
 
     def __init__(
         self,
         experiment_id: str = "experiment",
         analytics_sender_id: str = "analytics_sender",
+        perturbation_id: str | None = None,
         train_task: str = AppConstants.TASK_TRAIN,
         validate_task: str = AppConstants.TASK_VALIDATION,
         submit_model_task: str = AppConstants.TASK_SUBMIT_MODEL,
     ) -> None:
-        """Args: ids of the job's components, and the names of the three tasks."""
+        """Name the job's components and the three tasks.
+
+        Args:
+            experiment_id: id of the :class:`~gradward.flare.experiment.Experiment`.
+            analytics_sender_id: id of NVFlare's ``AnalyticsSender``.
+            perturbation_id: id of the :class:`~gradward.flare.perturber.Perturbation`; None trains
+                on raw images, unless the site's settings forbid it.
+            train_task, validate_task, submit_model_task: names of the tasks.
+        """
         super().__init__()
         self.experiment_id = experiment_id
         self.analytics_sender_id = analytics_sender_id
+        self.perturbation_id = perturbation_id
         self.train_task = train_task
         self.validate_task = validate_task
         self.submit_model_task = submit_model_task
@@ -111,21 +131,28 @@ class LocalTrainer(Executor):
         settings = experiment.settings_for(site.name)
         data = self._split(site, experiment, "training")
         model = experiment.build_model()
-        before = load_global_state(model, read_dxo(shareable, DataKind.WEIGHTS).data)
+        assignment = Assignment(number, read_dxo(shareable, DataKind.WEIGHTS).data)
+        note_assignment(fl_ctx, assignment)
+        before = load_global_state(model, assignment.received)
         self._check_batches(model, experiment, settings, len(data))
+        perturbed = self._perturbed(site, experiment, data, fl_ctx, number)
+        if settings.dp_sgd is not None:
+            spent = {"epsilon": spend_round(site.job_folder, settings, len(data))}
+            stream_scalars(fl_ctx, self.analytics_sender_id, "defense", spent, number)
         model.to(site.device)
         self._stream_metrics(site, experiment, model, fl_ctx, abort_signal, number)
         run = train_locally(
             model,
-            RawImages(data.images, data.labels),
+            RawImages(data.images, data.labels) if perturbed is None else perturbed.source,
             settings,
             generator_for(experiment.seed, "train", site.name, number),
             aborted=lambda: abort_signal.triggered,
+            perturbed_only=perturbed is not None,
+            secret=secret_generator(),
         )
-        after = state_copy(model)
-        torch.save(after, site.job_folder / LOCAL_MODEL)
         remember_round(site.job_folder, RoundRecord(number, run.images_seen, len(run.batches)))
-        mean_loss = sum(run.losses) / len(run.losses)
+        # DP-SGD may draw no image in a whole round.
+        mean_loss = sum(run.losses) / len(run.losses) if run.losses else math.nan
         stream_scalars(
             fl_ctx,
             self.analytics_sender_id,
@@ -137,11 +164,7 @@ class LocalTrainer(Executor):
             fl_ctx,
             f"round {number}: {len(run.batches)} steps on {site.device}, loss {mean_loss:.4f}",
         )
-        return DXO(
-            DataKind.WEIGHT_DIFF,
-            data=as_arrays(state_difference(after, before)),
-            meta={MetaKey.NUM_STEPS_CURRENT_ROUND: len(run.batches)},
-        ).to_shareable()
+        return training_result(fl_ctx, site, assignment, before, state_copy(model), run, perturbed)
 
     def _validate(
         self, site: Site, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
@@ -161,12 +184,24 @@ class LocalTrainer(Executor):
     def _submit_model(
         self, site: Site, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
     ) -> Shareable:
-        file = site.job_folder / LOCAL_MODEL
-        if not file.is_file():
+        reply = local_model_result(fl_ctx, site)
+        if reply is None:
             self.log_error(fl_ctx, "there is no local model yet; 'train' comes first")
             return make_reply(ReturnCode.EXECUTION_RESULT_ERROR)
-        state = torch.load(file, weights_only=True)
-        return DXO(DataKind.WEIGHTS, data=as_arrays(state)).to_shareable()
+        return reply
+
+    def _perturbed(
+        self, site: Site, experiment: Experiment, data: ImageSet, fl_ctx: FLContext, number: int
+    ) -> PerturbedImages | None:
+        if self.perturbation_id is None:
+            if site.perturbation.required:
+                raise JobError(
+                    "this site trains on perturbed images only, but the job's trainer names no "
+                    "'perturbation_id'"
+                )
+            return None
+        perturbation = find_component(fl_ctx, self.perturbation_id, Perturbation)
+        return perturbation.open(site, experiment, data, fl_ctx, number)
 
     def _split(self, site: Site, experiment: Experiment, split: str) -> ImageSet:
         if split not in self._splits:
@@ -177,12 +212,11 @@ class LocalTrainer(Executor):
     def _check_batches(
         model: nn.Module, experiment: Experiment, settings: TrainingSettings, n_images: int
     ) -> None:
-        smallest = n_images % settings.batch_size or min(settings.batch_size, n_images)
         check_trainable(
             model,
             image_size=experiment.image_size,
             in_channels=experiment.channels,
-            batch_size=smallest,
+            batch_size=settings.smallest_batch(n_images),
         )
 
     def _stream_metrics(

@@ -11,6 +11,7 @@ from monai.networks import nets
 from torch import nn
 
 from gradward.models.literature import BatchNormCNN, LeNet
+from gradward.models.normalisation import normalise
 
 
 class ModelError(ValueError):
@@ -18,21 +19,29 @@ class ModelError(ValueError):
 
 
 def _resnet18(
-    in_channels: int, num_classes: int, image_size: Sequence[int], **options: Any
+    in_channels: int,
+    num_classes: int,
+    image_size: Sequence[int],
+    norm: str = "batch",
+    **options: Any,
 ) -> nn.Module:
-    model: nn.Module = nets.resnet18(
+    model = nets.resnet18(
         spatial_dims=2, n_input_channels=in_channels, num_classes=num_classes, **options
     )
-    return model
+    return normalise(model, norm)
 
 
 def _densenet121(
-    in_channels: int, num_classes: int, image_size: Sequence[int], **options: Any
+    in_channels: int,
+    num_classes: int,
+    image_size: Sequence[int],
+    norm: str = "batch",
+    **options: Any,
 ) -> nn.Module:
-    model: nn.Module = nets.DenseNet121(
+    model = nets.DenseNet121(
         spatial_dims=2, in_channels=in_channels, out_channels=num_classes, **options
     )
-    return model
+    return normalise(model, norm)
 
 
 _FACTORIES: dict[str, Callable[..., nn.Module]] = {
@@ -67,7 +76,8 @@ def build_model(
         image_size: height and width, in pixels.
         seed: of the initial weights; the global generator is left as it was. None draws the
             weights from the global generator.
-        options: passed on, such as ``width`` of ``"bn_cnn"`` or what MONAI's networks take.
+        options: passed on, such as ``width`` of ``"bn_cnn"`` or what MONAI's networks take. Those
+            with BatchNorm take ``norm="group"``, which replaces it by GroupNorm.
 
     Returns:
         The network on the CPU, in training mode.
@@ -99,7 +109,7 @@ def build_model(
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(seed)
                 model = factory(**arguments, **options)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ModelError(f"model {name!r} was not built: {error}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from gradward.models.normalisation import group_norm
+
+_NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm2d,
+    "group": group_norm,
+    "none": lambda channels: nn.Identity(),
+}
 
 
 class _BodyAndHead(nn.Module):
@@ -49,22 +57,36 @@ class LeNet(_BodyAndHead):
 class BatchNormCNN(_BodyAndHead):
     """Three 3x3 convolutions (strides 1, 2, 2), each with BatchNorm and ReLU, one linear layer.
 
+    Without BatchNorm it is the network for training that must keep the images of a batch apart,
+    as DP-SGD does.
+
     Args:
         in_channels: of the images.
         num_classes: number of logits.
         image_size: height and width, in pixels.
         width: channels of the first convolution; the next have twice and four times as many.
+        norm: ``"batch"``, ``"group"`` (up to 8 groups) or ``"none"``.
+
+    Raises:
+        ValueError: another ``norm``.
     """
 
     def __init__(
-        self, in_channels: int, num_classes: int, image_size: Sequence[int], width: int = 16
+        self,
+        in_channels: int,
+        num_classes: int,
+        image_size: Sequence[int],
+        width: int = 16,
+        norm: str = "batch",
     ) -> None:
+        if norm not in _NORMS:
+            raise ValueError(f"norm must be one of {tuple(_NORMS)}, got {norm!r}")
         layers: list[nn.Module] = []
         channels = in_channels
         for wide, stride in ((width, 1), (2 * width, 2), (4 * width, 2)):
             layers += [
                 nn.Conv2d(channels, wide, 3, stride=stride, padding=1),
-                nn.BatchNorm2d(wide),
+                _NORMS[norm](wide),
                 nn.ReLU(),
             ]
             channels = wide

@@ -1,0 +1,69 @@
+"""The Gaussian channel through which every perturbed picture goes."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gradward.defenses.latent import ClassLatent
+from gradward.defenses.rate import clip_whitened, gate_rate
+
+
+@dataclass(frozen=True)
+class GatedChannel:
+    """``w' = a w + sqrt(1 - a^2) eps`` in the coordinates of a class latent, and its decoder.
+
+    Attributes:
+        latent: what whitens and decodes.
+        gate: ``a``, ``(r,)`` float32 in [0, 1).
+    """
+
+    latent: ClassLatent
+    gate: Tensor
+
+    @property
+    def rate(self) -> float:
+        """What one view tells of any image at most, in nats."""
+        return max(0.0, float(gate_rate(self.gate.double())))
+
+    def fingerprint(self) -> str:
+        """Name of everything that decides about a view but the noise, 16 hexadecimal digits."""
+        state = self.latent.to_state()
+        tensors: dict[str, Tensor] = {
+            **{f"autoencoder.{name}": value for name, value in state["autoencoder"].items()},
+            **{name: state[name] for name in ("mean", "basis", "whiten")},
+            "gate": self.gate,
+        }
+        digest = hashlib.sha256()
+        for name, value in sorted(tensors.items()):
+            digest.update(f"{name} {tuple(value.shape)} ".encode())
+            digest.update(value.detach().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def whiten(self, images: Tensor, labels: Tensor) -> tuple[Tensor, float]:
+        """Return the clipped coordinates ``(N, r)`` and the fraction that was clipped.
+
+        Without the clipping the rate would hold on average at best, and not for a picture unlike
+        those that the latent was fitted on.
+        """
+        return clip_whitened(self.latent.white(images, labels), self.gate)
+
+    def release(self, w: Tensor, noise: Tensor) -> Tensor:
+        """Return the view ``w'`` of clipped coordinates, with standard normal ``noise``."""
+        return transmit(w, self.gate, noise)
+
+    def release_fresh(self, w: Tensor, generator: torch.Generator) -> Tensor:
+        """Return views with noise of the generator: for training and judging, never for a site."""
+        return self.release(w, torch.randn(w.shape, generator=generator))
+
+    def picture(self, view: Tensor, labels: Tensor) -> Tensor:
+        """Decode views ``(N, r)`` to the perturbed pictures ``(N, C, H, W)``."""
+        return self.latent.decode(view, labels)
+
+
+def transmit(w: Tensor, gate: Tensor, noise: Tensor) -> Tensor:
+    """Return ``a w + sqrt(1 - a^2) eps``, differentiable in the gate."""
+    return gate * w + (1 - gate.square()).sqrt() * noise

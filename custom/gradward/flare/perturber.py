@@ -1,0 +1,215 @@
+"""The site's perturber in a federation: fitted once, kept at home, used by every job."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_component import FLComponent
+from nvflare.apis.fl_context import FLContext
+
+from gradward.data import ImageSet
+from gradward.defenses.acceptance import PerturbationRefused
+from gradward.defenses.latent import TooFewImages
+from gradward.defenses.ledger import LedgerError, PrivacyLedger
+from gradward.defenses.noise import FrozenNoise, SecretError, load_secret
+from gradward.defenses.perturbation import FILE, SitePerturber
+from gradward.defenses.perturbation_settings import PerturbationSettings
+from gradward.defenses.storage import StorageError
+from gradward.flare.analytics import stream_scalars
+from gradward.flare.experiment import Experiment, JobError
+from gradward.flare.perturber_report import FitProgress, streamed_figures
+from gradward.flare.seeds import generator_for, secret_generator
+from gradward.flare.site import Site
+from gradward.training import BatchSource
+
+LEDGER_FILE = "ledger.sqlite"
+
+# What keeps a site from training and is told in one line, without anything of its data.
+PERTURBATION_ERRORS = (PerturbationRefused, TooFewImages, LedgerError, SecretError, StorageError)
+
+
+@dataclass(frozen=True)
+class PerturbedImages:
+    """What a site trains on in place of its images.
+
+    Attributes:
+        source: of the batches, position by position as the site's images.
+        mode: of the perturber.
+        version: of the perturber.
+    """
+
+    source: BatchSource
+    mode: str
+    version: str
+
+
+class Perturbation(FLComponent):
+    """Gives the trainer the site's perturber, by the job's settings within the site's limits.
+
+    Autoencoder, gates, views, ledger and secret lie in the site's private root, outside the job's
+    folders: a later job with the same settings and the same images finds the perturber there, and
+    an interrupted fit goes on where it was. What the job cannot change are the limits in the site's
+    ``local/gradward.json`` (:class:`~gradward.flare.policies.PerturbationPolicy`).
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any] | None = None,
+        per_site: Mapping[str, Mapping[str, Any] | None] | None = None,
+        fit_seconds: float | None = None,
+        analytics_sender_id: str = "analytics_sender",
+    ) -> None:
+        """Check every argument.
+
+        Args:
+            settings: fields of :class:`gradward.defenses.perturbation.PerturbationSettings` for
+                all sites; None perturbs only where ``per_site`` says so.
+            per_site: for a site's name, the fields that differ there, or None for no perturbation.
+            fit_seconds: after so many, fitting stops where it is; a result cut short by it cannot
+                be reproduced. None for no limit.
+            analytics_sender_id: id of NVFlare's ``AnalyticsSender``.
+
+        Raises:
+            TypeError, ValueError: with the offending value.
+        """
+        super().__init__()
+        if fit_seconds is not None and (
+            isinstance(fit_seconds, bool)
+            or not isinstance(fit_seconds, int | float)
+            or fit_seconds <= 0
+        ):
+            raise ValueError(
+                f"fit_seconds must be a positive number of seconds, got {fit_seconds!r}"
+            )
+        self.settings = None if settings is None else dict(settings)
+        self.per_site = {
+            site: None if values is None else dict(values)
+            for site, values in (per_site or {}).items()
+        }
+        self.fit_seconds = fit_seconds
+        self.analytics_sender_id = analytics_sender_id
+        self._open: dict[str, SitePerturber] = {}
+        if self.settings is not None:
+            PerturbationSettings.from_dict(self.settings)
+        for site in self.per_site:
+            self.settings_for(site)
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Forget the perturbers of an earlier run in the same process."""
+        if event_type == EventType.START_RUN:
+            self._open.clear()
+
+    def settings_for(self, site: str) -> PerturbationSettings | None:
+        """Return the settings of one site; None where the job perturbs nothing."""
+        own = self.per_site.get(site, {})
+        if own is None or (self.settings is None and site not in self.per_site):
+            return None
+        return PerturbationSettings.from_dict({**(self.settings or {}), **own})
+
+    def open(
+        self, site: Site, experiment: Experiment, images: ImageSet, fl_ctx: FLContext, number: int
+    ) -> PerturbedImages | None:
+        """Return what the site trains on in this round; None where it trains on raw images.
+
+        Without a stored perturber one is fitted first, which takes minutes.
+
+        Args:
+            site: that trains.
+            experiment: of the job.
+            images: the site's training images.
+            fl_ctx: of the training task.
+            number: of the round, the step of what is streamed.
+
+        Raises:
+            JobError: the job asks for what the site's limits forbid.
+            PERTURBATION_ERRORS: the perturber does not hide enough, or a budget is spent.
+        """
+        settings = self.settings_for(site.name)
+        if settings is None:
+            if site.perturbation.required:
+                raise JobError(
+                    "this site trains on perturbed images only, but the job has no perturbation "
+                    "for it"
+                )
+            return None
+        limit = site.perturbation.max_rate
+        if settings.gated and limit is not None and settings.rate > limit:
+            raise JobError(
+                f"the job's perturbation tells {settings.rate:g} nats of an image; this site "
+                f"allows {limit:g}"
+            )
+        if site.name not in self._open:
+            self._open[site.name] = self._load_or_fit(site, experiment, settings, images, fl_ctx)
+        perturber = self._open[site.name]
+        views = perturber.views(images, secret_generator())
+        stream_scalars(
+            fl_ctx, self.analytics_sender_id, "defense", streamed_figures(perturber), number
+        )
+        return PerturbedImages(views, perturber.mode, perturber.version)
+
+    def strengthen(self, site: Site, factor: float) -> None:
+        """Degrade the site's stored views for the rounds and jobs to come.
+
+        Raises:
+            JobError: the site has no perturber in this job.
+        """
+        if site.name not in self._open:
+            raise JobError("there is no perturber to strengthen")
+        self._open[site.name].strengthen(factor)
+
+    def _load_or_fit(
+        self,
+        site: Site,
+        experiment: Experiment,
+        settings: PerturbationSettings,
+        images: ImageSet,
+        fl_ctx: FLContext,
+    ) -> SitePerturber:
+        policy = site.perturbation
+        noise = FrozenNoise(load_secret(site.private))
+        ledger = PrivacyLedger(
+            site.private / LEDGER_FILE,
+            max_views=policy.max_views,
+            max_rate=policy.max_rate,
+            max_epsilon=policy.max_epsilon,
+            max_delta=policy.max_delta,
+        )
+        folder = site.private / "perturbers" / _key(settings, experiment)
+        if (folder / FILE).is_file():
+            return SitePerturber.load(folder, noise=noise, ledger=ledger)
+        perturber = SitePerturber.fit(
+            settings,
+            images,
+            experiment.load_public(site).part("fit"),
+            num_classes=experiment.num_classes,
+            noise=noise,
+            ledger=ledger,
+            # The same in every job: another perturber would make second views of the images.
+            generator=generator_for(0, "perturber", site.name),
+            progress=FitProgress(self, fl_ctx),
+            deadline=self.fit_seconds,
+            cache=folder,
+        )
+        perturber.save(folder)
+        self.log_info(
+            fl_ctx, f"the perturber was fitted; membership: {perturber.report['membership']}"
+        )
+        return perturber
+
+
+def _key(settings: PerturbationSettings, experiment: Experiment) -> str:
+    """Name what a perturber depends on besides the images; a job's model and seed are not of it."""
+    parts = {
+        **asdict(settings),
+        "dataset": experiment.dataset,
+        "public_set": experiment.public_set,
+        "image_size": experiment.image_size,
+        "channels": experiment.channels,
+        "num_classes": experiment.num_classes,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

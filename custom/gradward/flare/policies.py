@@ -1,0 +1,108 @@
+"""What a site itself decides, in ``local/gradward.json``; no job can change any of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+Policy = TypeVar("Policy")
+
+
+class SiteSettingsError(ValueError):
+    """``local/gradward.json`` or the environment cannot be used; the message says which entry."""
+
+
+@dataclass(frozen=True)
+class ScoringPolicy:
+    """What a site lets the audit ask of it.
+
+    Attributes:
+        enabled: False closes the scoring door: every request is refused.
+        max_answers: answers given in one job, kept on disk across restarts.
+    """
+
+    enabled: bool = True
+    max_answers: int = 200
+
+    def __post_init__(self) -> None:
+        """Check every entry."""
+        _check_switches(self, "enabled")
+        _check_counts(self, "max_answers")
+
+
+@dataclass(frozen=True)
+class PerturbationPolicy:
+    """A site's own limits of the perturbation, over all jobs.
+
+    Attributes:
+        required: True refuses to train wherever a job has no perturbation for this site.
+        max_views: views made from one image; degraded ones are free.
+        max_rate: nats told of one image; None is no limit.
+        max_epsilon, max_delta: summed over all differentially private releases; None is no limit.
+    """
+
+    required: bool = False
+    max_views: int = 1
+    max_rate: float | None = None
+    max_epsilon: float | None = None
+    max_delta: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check every entry."""
+        _check_switches(self, "required")
+        _check_counts(self, "max_views")
+        for name in ("max_rate", "max_epsilon", "max_delta"):
+            limit = getattr(self, name)
+            if limit is None:
+                continue
+            if isinstance(limit, bool) or not isinstance(limit, int | float):
+                raise SiteSettingsError(f"{name!r} must be a number or null, got {limit!r}")
+            if not math.isfinite(limit) or limit < 0:
+                raise SiteSettingsError(f"{name!r} must be finite and not negative, got {limit!r}")
+
+
+@dataclass(frozen=True)
+class GatePolicy:
+    """What a site lets its leakage gate tell.
+
+    Attributes:
+        stream: whether its rounded scores are streamed to the server. They depend on the data:
+            by default they stay in the site's private log.
+    """
+
+    stream: bool = False
+
+    def __post_init__(self) -> None:
+        """Check every entry."""
+        _check_switches(self, "stream")
+
+
+def read_policy(kind: type[Policy], name: str, settings: Mapping[str, Any]) -> Policy:
+    """Build one policy from the entry ``name`` of a site's settings.
+
+    Raises:
+        SiteSettingsError: an entry that does not exist or has the wrong type.
+    """
+    values = settings.get(name, {})
+    known = [item.name for item in fields(kind)]  # type: ignore[arg-type]
+    if not isinstance(values, dict) or not set(values) <= set(known):
+        raise SiteSettingsError(f"{name!r} in local/gradward.json must be an object with {known}")
+    try:
+        return kind(**values)
+    except SiteSettingsError as error:
+        raise SiteSettingsError(f"{name!r} in local/gradward.json: {error}") from None
+
+
+def _check_switches(policy: Any, *names: str) -> None:
+    for name in names:
+        if not isinstance(getattr(policy, name), bool):
+            raise SiteSettingsError(f"{name!r} must be true or false, got {getattr(policy, name)}")
+
+
+def _check_counts(policy: Any, *names: str) -> None:
+    for name in names:
+        count = getattr(policy, name)
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise SiteSettingsError(f"{name!r} must be an integer of at least 0, got {count!r}")

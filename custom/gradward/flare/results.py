@@ -1,0 +1,86 @@
+"""What the trainer answers with: states beside the receipts that vouch for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from nvflare.apis.dxo import DXO, DataKind, MetaKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+
+from gradward.defenses.noise import load_secret
+from gradward.flare.perturber import PerturbedImages
+from gradward.flare.receipt import (
+    RECEIPT_META,
+    UNDEFENDED,
+    Assignment,
+    Receipt,
+    identify_task,
+    state_digest,
+    tensor_digests,
+)
+from gradward.flare.site import Site
+from gradward.flare.states import as_arrays
+from gradward.training import LocalRun, State, state_difference
+
+LOCAL_MODEL = "local_model.pt"
+
+
+def training_result(
+    fl_ctx: FLContext,
+    site: Site,
+    assignment: Assignment,
+    before: State,
+    after: State,
+    run: LocalRun,
+    perturbed: PerturbedImages | None,
+) -> Shareable:
+    """Pack the update of one round with its receipt, and keep the local model for later.
+
+    Args:
+        fl_ctx: of the task.
+        site: that trained.
+        assignment: what the server sent.
+        before, after: states of the model around the training.
+        run: what the training did.
+        perturbed: what it trained on; None for raw images.
+    """
+    update = as_arrays(state_difference(after, before))
+    receipt = Receipt(
+        **identify_task(fl_ctx),
+        round=assignment.round,
+        model=state_digest(assignment.received),
+        mode=UNDEFENDED if perturbed is None else perturbed.mode,
+        version="" if perturbed is None else perturbed.version,
+        raw_samples=run.raw_samples,
+        perturbed_samples=run.perturbed_samples,
+        steps=len(run.batches),
+        tensors=tensor_digests(update),
+    ).sign(load_secret(site.private))
+    torch.save({"state": after, "receipt": receipt}, site.job_folder / LOCAL_MODEL)
+    meta = {MetaKey.NUM_STEPS_CURRENT_ROUND: len(run.batches), RECEIPT_META: receipt}
+    return _pack(DataKind.WEIGHT_DIFF, update, meta)
+
+
+def local_model_result(fl_ctx: FLContext, site: Site) -> Shareable | None:
+    """Pack the model of the latest round; its receipt tells of that round. None before any.
+
+    Raises:
+        ReceiptError: the kept model's receipt is not of this site.
+    """
+    file = site.job_folder / LOCAL_MODEL
+    if not file.is_file():
+        return None
+    kept = torch.load(file, weights_only=True)
+    state = as_arrays(kept["state"])
+    secret = load_secret(site.private)
+    of_training = Receipt.verify(kept["receipt"], secret)
+    receipt = replace(of_training, **identify_task(fl_ctx), tensors=tensor_digests(state))
+    return _pack(DataKind.WEIGHTS, state, {RECEIPT_META: receipt.sign(secret)})
+
+
+def _pack(kind: str, state: Mapping[str, Any], meta: Mapping[str, Any]) -> Shareable:
+    return DXO(kind, data=dict(state), meta=dict(meta)).to_shareable()
