@@ -14,18 +14,15 @@ from .perturbation_fixtures import generator, small_latent, spots
 SITE = spots(240, 1)
 
 
-def test_without_shrinkage_each_class_is_exactly_white() -> None:
-    images = spots(1200, 5)
-    latent = fit_latent(
-        small_latent().autoencoder, images.images, images.labels, 2, shrinkage=0.0, energy=0.9
-    )
-    w = latent.white(images.images, images.labels).double()
+def test_each_class_is_centred_and_whitened_up_to_the_shrinkage() -> None:
+    """(1 - rho) Cov(w) + rho W^2 = I, for W the inverse root of (1 - rho) S + rho I."""
+    latent = small_latent()
+    w = latent.white(SITE.images, SITE.labels).double()
     for k in range(2):
-        own = w[images.labels == k]
-        torch.testing.assert_close(own.mean(0), torch.zeros(w.shape[1]).double(), atol=1e-4, rtol=0)
-        torch.testing.assert_close(
-            own.T @ own / len(own), torch.eye(w.shape[1]).double(), atol=1e-3, rtol=0
-        )
+        own, whiten = w[SITE.labels == k], latent.whiten[k].double()
+        torch.testing.assert_close(own.mean(0), torch.zeros_like(own[0]), atol=1e-4, rtol=0)
+        found = 0.7 * own.T @ own / len(own) + 0.3 * whiten @ whiten
+        torch.testing.assert_close(found, torch.eye(len(found)).double(), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("conditional", [True, False])

@@ -43,6 +43,7 @@ class FitProgress:
         self._next = 0.0
 
     def __call__(self, part: str, share: float) -> None:
+        """Log, unless the last line is only seconds old."""
         """Log the share done of one part of the fit."""
         now = time.monotonic()
         if now >= self._next:
