@@ -62,10 +62,10 @@ def test_nothing_of_the_one_image_is_recovered(defended: tuple[SimulatedRun, Pat
     records = of(defended[0], PERTURBED)
     assert len(records) == 6 and {record.status for record in records} == {"ok"}
     recovered = [record.recovered for record in records if record.recovered is not None]
-    # A draw of the class is made without the image, and may still resemble it: of 400 draws 2 %
+    # A draw of the class is made without the image and may still resemble it: of 400 draws 2 %
     # came above .05, none above .13. Undefended, every round gives .8 and more.
     assert sum(recovered) / len(records) <= 0.05 and max(recovered) < 0.3
-    assert sum(record.reid or 0 for record in records) <= 1
+    assert sum(record.reid or 0 for record in records) <= 2
 
 
 def test_the_server_never_sees_the_update_of_a_site_without_perturber(

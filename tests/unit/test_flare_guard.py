@@ -20,6 +20,9 @@ from nvflare.apis.filter import FilterChainType, FilterContextKey
 from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable, make_reply
+from nvflare.apis.utils.task_utils import apply_filters
+from nvflare.apis.workspace import Workspace
+from nvflare.private.fed.app.fl_conf import create_privacy_manager
 
 from gradward.defenses.noise import new_secret
 from gradward.flare.guard import JOURNAL, PerturbationGuard
@@ -78,6 +81,33 @@ def test_a_guard_of_the_job_follows_one_of_the_site(desk: GuardedDesk) -> None:
     assert twice.get_return_code() == ReturnCode.OK
     later = desk.task("train", "task-2")
     assert "no receipt" in desk.reason(once, later), "only within the same task"
+
+
+def test_a_sites_own_policy_guards_a_job_that_never_mentions_it(desk: GuardedDesk) -> None:
+    """As NVFlare builds it from ``privacy.json`` and applies it before the job's own filters."""
+    policy = {
+        "scopes": [
+            {
+                "name": "hospital",
+                "task_result_filters": [{"path": "gradward.flare.guard.PerturbationGuard"}],
+            }
+        ],
+        "default_scope": "hospital",
+    }
+    (desk.root / "startup").mkdir()
+    (desk.root / "local" / "privacy.json").write_text(json.dumps(policy))
+    manager = create_privacy_manager(Workspace(str(desk.root)), names_only=False)
+    chains = {"train/out": [PerturbationGuard()]}
+    codes = []
+    for number, perturbed in enumerate((True, False)):
+        fl_ctx = desk.task("train", f"task-{number}")
+        fl_ctx.set_prop(FLContextKey.SCOPE_OBJECT, manager.get_scope(None), private=True)
+        reply = desk.answer(fl_ctx, number, perturbed)
+        filters = {} if number else chains
+        passed = apply_filters("task_result_filters", reply, fl_ctx, filters, "train", "out")
+        codes.append(passed.get_return_code())
+    assert codes == [ReturnCode.OK, ReturnCode.TASK_RESULT_FILTER_ERROR]
+    assert [entry["verdict"] for entry in desk.journal(JOURNAL)] == ["passed"] * 2 + ["blocked"]
 
 
 def test_the_local_model_passes_with_the_receipt_of_its_round(desk: GuardedDesk) -> None:

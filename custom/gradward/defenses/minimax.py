@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from gradward.defenses.adversary_networks import ClassGuesser, LatentAdversary, class_means
 from gradward.defenses.autoencoder import Progress, no_progress
-from gradward.defenses.channel import transmit
+from gradward.defenses.channel import rounded_down, transmit
 from gradward.defenses.latent import ClassLatent
 from gradward.defenses.rate import clip_whitened
 from gradward.defenses.teacher import Teacher
@@ -58,13 +58,13 @@ def gates_of(shares: Tensor, rate: float) -> Tensor:
             f"a rate of {rate:g} nats is beyond {MOST_NATS:g} nats in each of {len(shares)} "
             "dimensions"
         )
-    portion = torch.softmax(shares, 0)
-    full = torch.zeros_like(portion, dtype=torch.bool)
-    nats = rate * portion
+    full = torch.zeros_like(shares, dtype=torch.bool)
+    nats = rate * torch.softmax(shares, 0)
     while bool((nats[~full] > MOST_NATS * (1 + 1e-6)).any()):
         full = full | (nats >= MOST_NATS)
         left = rate - MOST_NATS * int(full.sum())
-        nats = torch.where(full, MOST_NATS, left * portion / portion[~full].sum())
+        rest = torch.softmax(shares.masked_fill(full, -torch.inf), 0)
+        nats = torch.where(full, MOST_NATS, left * rest)
     # The floor keeps the root's slope finite where a share has vanished.
     return (-torch.expm1(-2 * nats) + 1e-12).sqrt()
 
@@ -161,4 +161,4 @@ def learn_gates(
             progress("gates", min(share, 1.0))
         if share >= 1:
             break
-    return gates_of(shares.detach(), rate)
+    return rounded_down(gates_of(shares.detach(), rate))

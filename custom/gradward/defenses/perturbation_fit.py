@@ -20,7 +20,7 @@ from gradward.defenses.autoencoder import (
     Progress,
     fit_autoencoder,
 )
-from gradward.defenses.channel import GatedChannel
+from gradward.defenses.channel import GatedChannel, rounded_down
 from gradward.defenses.fit_parts import Clock, PartCache
 from gradward.defenses.latent import ClassLatent, fit_latent, require_enough
 from gradward.defenses.minimax import MinimaxSettings, learn_gates
@@ -33,7 +33,6 @@ from gradward.defenses.teacher import fit_teacher
 _LEAST_PUBLIC = 10
 # A site with fewer images is judged by held-out public ones.
 _ENOUGH_VICTIMS = 50
-_ROUNDING = 1e-6
 _PARTS = ("autoencoder", "teacher", "gates", "acceptance")
 
 
@@ -154,8 +153,7 @@ def fit_channel(
 
     def build_gates() -> dict[str, Any]:
         gate = _gates(settings, latent, data.own, num_classes, generators, clock, progress)
-        # Rounded down, so that a budget of exactly this rate affords it.
-        return {"gate": gate * (1 - _ROUNDING)}
+        return {"gate": gate}
 
     def judge() -> dict[str, Any]:
         progress("acceptance", 0.0)
@@ -199,6 +197,11 @@ def fit_fingerprint(
     return digest.hexdigest()[:16]
 
 
+def uniform_gates(rate: float, dimensions: int) -> Tensor:
+    """Return gates ``(dimensions,)`` that are all alike and have the given rate."""
+    return rounded_down(torch.full((dimensions,), uniform_gate(rate, dimensions)))
+
+
 def _gates(
     settings: PerturbationSettings,
     latent: ClassLatent,
@@ -211,8 +214,7 @@ def _gates(
     if settings.mode == "class":
         return torch.zeros(latent.dimensions)
     if settings.mode == "uniform":
-        gate = uniform_gate(settings.rate, latent.dimensions)
-        return torch.full((latent.dimensions,), gate)
+        return uniform_gates(settings.rate, latent.dimensions)
     teacher = fit_teacher(own.images, own.labels, num_classes, generators["teacher"])
     return learn_gates(
         latent,

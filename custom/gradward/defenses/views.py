@@ -22,8 +22,8 @@ class ClassModel(Protocol):
             generator: CPU generator.
 
         Returns:
-            Images ``(N, C, H, W)`` in [0, 1] and their labels ``(N,)``, which a model that hides
-            the labels too chooses itself.
+            Images ``(N, C, H, W)`` in [0, 1] and their labels: ``(N,)`` int64, or probabilities
+            ``(N, K)``. A model that covers the labels too chooses its own.
         """
 
 
