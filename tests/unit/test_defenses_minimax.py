@@ -1,4 +1,4 @@
-"""Learned gates: the rate they were given, against uniform ones, and what the search must not do."""
+"""Learned gates: the rate they were given, against uniform ones, what the search must not do."""
 
 from __future__ import annotations
 

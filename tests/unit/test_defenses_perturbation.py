@@ -85,9 +85,13 @@ def fit(ledger: PrivacyLedger, site: ImageSet = SITE, **changed: object) -> Site
 
 
 def pictures(made: SitePerturber, images: ImageSet) -> Tensor:
-    batch = made.views(images).batch(range(len(images)))
+    """What the frozen views look like; two are equal where the views are."""
+    batch = made.views(images, generator(7)).batch(range(len(images)))
     assert batch.perturbed
-    return batch.images
+    assert made._store is not None
+    views, _ = made._store.views(images)
+    with torch.no_grad():
+        return made._store.channel.picture(views, images.labels)
 
 
 # ---- one view
@@ -119,7 +123,7 @@ def test_the_rate_is_in_the_ledger_before_a_view_is_out(ledger: PrivacyLedger) -
 def test_another_perturber_is_a_second_view_and_refused(ledger: PrivacyLedger) -> None:
     pictures(perturber(ledger, rate=3.0), SITE)
     with pytest.raises(BudgetExceeded):
-        perturber(ledger, rate=1.0).views(SITE)
+        perturber(ledger, rate=1.0).views(SITE, generator())
     fresh = spots(20, 30)
     pictures(perturber(ledger, rate=1.0), fresh)
 
@@ -128,17 +132,17 @@ def test_another_label_is_a_second_view_and_refused(ledger: PrivacyLedger) -> No
     made = perturber(ledger)
     pictures(made, SITE)
     with pytest.raises(BudgetExceeded):
-        made.views(ImageSet(SITE.images, 1 - SITE.labels))
+        made.views(ImageSet(SITE.images, 1 - SITE.labels), generator())
 
 
-def test_a_ledger_that_does_not_count_is_what_refusal_hangs_on(ledger: PrivacyLedger) -> None:
+def test_a_ledger_that_does_not_count_is_what_refusal_hangs_on(tmp_path: Path) -> None:
     """Planted fault: with the ledger off, gates of 3 and 1 nats would be seen side by side."""
 
     class Careless(PrivacyLedger):
         def register_views(self, *_: object, **__: object) -> None:
             pass
 
-    careless = Careless(ledger._file)
+    careless = Careless(tmp_path / "careless")
     one, other = (pictures(perturber(careless, rate), SITE) for rate in (3.0, 1.0))
     assert (one - other).abs().max() > 0.01
     assert careless.total().views == 0
@@ -147,7 +151,7 @@ def test_a_ledger_that_does_not_count_is_what_refusal_hangs_on(ledger: PrivacyLe
 def test_no_view_tells_more_than_the_rate_nor_does_asking_again(ledger: PrivacyLedger) -> None:
     channel = gated(3.0)
     store = ViewStore("v", channel, FrozenNoise(SECRET), ledger)
-    w, clipped = channel.whiten(SITE.images, SITE.labels)
+    w, _ = channel.whiten(SITE.images, SITE.labels)
     assert image_kl(channel.gate.double(), w.double()).max() <= channel.rate
     asked = torch.stack([store.views(SITE)[0] for _ in range(10)])
     frozen = asked.mean(0)
@@ -158,6 +162,32 @@ def test_no_view_tells_more_than_the_rate_nor_does_asking_again(ledger: PrivacyL
     assert _linkage(channel, fresh.mean(0), w) > _linkage(channel, frozen, w) + 0.2, (
         "fresh noise each epoch is averaged away; the test must be able to see it"
     )
+
+
+def test_ten_epochs_of_draws_link_no_better_than_the_one_view(ledger: PrivacyLedger) -> None:
+    """What ten epochs show of an image, averaged as an attacker would, is less than its view."""
+    channel = gated(3.0)
+    w, _ = channel.whiten(SITE.images, SITE.labels)
+    views, _ = ViewStore("v", channel, FrozenNoise(SECRET), ledger).views(SITE)
+    draw = generator(3)
+    epochs = torch.stack([channel.redraw(views, draw) for _ in range(10)])
+    seen = epochs.mean(0) / channel.gate
+    assert _linkage(channel, seen, w) <= _linkage(channel, views, w) + 0.02
+    # In the limit the view itself comes out, and no more of the image than is in it.
+    endless = torch.stack([channel.redraw(views, draw) for _ in range(4000)]).mean(0)
+    torch.testing.assert_close(endless / channel.gate, views, atol=0.5, rtol=0)
+    one, other = epochs[0], epochs[1]
+    assert (one - other).abs().mean() > 0.1, "a fresh picture each epoch"
+
+
+def test_strengthening_twice_by_other_factors_is_another_view(ledger: PrivacyLedger) -> None:
+    """The factor is in the view's name: the same noise under two factors would be two views."""
+    stores = [ViewStore("v", gated(4.0), FrozenNoise(SECRET), ledger) for _ in range(2)]
+    for store, c in zip(stores, (0.5, 0.8), strict=True):
+        store.degradations.append(c)
+    stores[0].views(SITE)
+    with pytest.raises(BudgetExceeded):
+        stores[1].views(SITE)
 
 
 def _linkage(channel: GatedChannel, views: Tensor, w: Tensor) -> float:
@@ -290,14 +320,12 @@ def test_a_refusal_stops_the_site_or_leaves_it_class_draws(ledger: PrivacyLedger
     assert ledger.total().views == 0
 
 
-def test_class_draws_are_fresh_and_need_a_generator(ledger: PrivacyLedger) -> None:
+def test_class_draws_are_fresh(ledger: PrivacyLedger) -> None:
     made = fit(ledger, mode="class")
     source = made.views(SITE, generator())
     one, other = source.batch([0, 1, 2]), source.batch([0, 1, 2])
     assert one.perturbed and torch.equal(one.labels, SITE.labels[:3])
     assert (one.images - other.images).abs().max() > 0.01
-    with pytest.raises(ValueError, match="generator"):
-        made.views(SITE)
     with pytest.raises(ValueError, match="no view"):
         made.strengthen(0.5)
 
@@ -305,7 +333,7 @@ def test_class_draws_are_fresh_and_need_a_generator(ledger: PrivacyLedger) -> No
 def test_a_site_of_one_image_works_with_public_statistics(ledger: PrivacyLedger) -> None:
     lone = SITE.subset([0])
     made = fit(ledger, lone, mode="uniform", fitted_on="public", rate=1.0)
-    assert len(made.views(lone)) == 1
+    assert len(made.views(lone, generator())) == 1
     twin = fit(ledger, spots(1, 40), mode="class", fitted_on="public")
     other = fit(ledger, lone, mode="class", fitted_on="public")
     assert twin.version == other.version, "nothing of the site is in it"

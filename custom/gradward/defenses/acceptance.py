@@ -133,7 +133,8 @@ def judge_channel(
         ]
     )
     linkage = float(linked.mean())
-    bound = wilson_bound(linkage, linked.numel())
+    # Attacks on one victim are not independent: the bound counts victims.
+    bound = wilson_bound(linkage, len(attacked))
     return Acceptance(
         linkage=linkage,
         linkage_bound=bound,

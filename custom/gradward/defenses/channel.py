@@ -51,6 +51,7 @@ class GatedChannel:
         state = self.latent.to_state()
         tensors: dict[str, Tensor] = {
             **{f"autoencoder.{name}": value for name, value in state["autoencoder"].items()},
+            **{f"mixture.{name}": value for name, value in state["mixture"].items()},
             **{name: state[name] for name in ("mean", "basis", "whiten")},
             "gate": self.gate,
         }
@@ -79,6 +80,13 @@ class GatedChannel:
     def picture(self, view: Tensor, labels: Tensor) -> Tensor:
         """Decode views ``(N, r)`` to the perturbed pictures ``(N, C, H, W)``."""
         return self.latent.decode(view, labels)
+
+    def redraw(self, view: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw coordinates ``(N, r)`` that views allow: ``w | w' ~ N(a w', 1 - a^2)`` for white w.
+
+        They are made of the view and of fresh noise, so they tell of the image what the view does.
+        """
+        return transmit(view, self.gate, torch.randn(view.shape, generator=generator))
 
 
 def transmit(w: Tensor, gate: Tensor, noise: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gradward.defenses.autoencoder import ConvAutoencoder
+from gradward.defenses.class_mixture import ClassMixture, fit_mixture, rotate
 
 _CHUNK = 256
 _FLOOR = 1e-4
@@ -33,13 +34,19 @@ class ClassLatent:
         mean: ``(K, L)`` mean latent of each class; K is 1 when unconditional.
         basis: ``(r, L)`` principal axes, each divided by its standard deviation.
         whiten: ``(K, r, r)`` symmetric, from principal coordinates to white ones.
+        mixture: of each class in white coordinates, for draws that stand for no image.
     """
 
     def __init__(
-        self, autoencoder: ConvAutoencoder, mean: Tensor, basis: Tensor, whiten: Tensor
+        self,
+        autoencoder: ConvAutoencoder,
+        mean: Tensor,
+        basis: Tensor,
+        whiten: Tensor,
+        mixture: ClassMixture,
     ) -> None:
         self.autoencoder = autoencoder.eval().requires_grad_(False)
-        self.mean, self.basis, self.whiten = mean, basis, whiten
+        self.mean, self.basis, self.whiten, self.mixture = mean, basis, whiten, mixture
         self._colour = torch.linalg.inv(whiten.double()).float()
         # Rows of `basis` are orthogonal: the way back is their transpose over squared norms.
         self._back = basis / basis.square().sum(1, keepdim=True)
@@ -62,18 +69,18 @@ class ClassLatent:
             images.split(_CHUNK), self._rows(labels).split(_CHUNK), strict=True
         ):
             centred = self.autoencoder.encode(picture).flatten(1) - self.mean[row]
-            parts.append(_rotate(centred @ self.basis.T, self.whiten, row))
+            parts.append(rotate(centred @ self.basis.T, self.whiten, row))
         return torch.cat(parts) if parts else images.new_zeros(0, self.dimensions)
 
     def decode(self, w: Tensor, labels: Tensor) -> Tensor:
         """Map coordinates ``(N, r)`` to images in [0, 1]; differentiable in ``w``."""
         row = self._rows(labels)
-        latents = _rotate(w, self._colour, row) @ self._back + self.mean[row]
+        latents = rotate(w, self._colour, row) @ self._back + self.mean[row]
         return self.autoencoder.decode(latents.reshape(-1, *self.autoencoder.latent_shape))
 
     def draw(self, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw a fresh image of each class in ``labels``; return images in [0, 1] and labels."""
-        w = torch.randn(len(labels), self.dimensions, generator=generator)
+        w = self.mixture.draw(self._rows(labels), generator)
         with torch.no_grad():
             return self.decode(w, labels), labels
 
@@ -86,6 +93,7 @@ class ClassLatent:
             "mean": self.mean,
             "basis": self.basis,
             "whiten": self.whiten,
+            "mixture": self.mixture.to_state(),
         }
 
     @classmethod
@@ -98,7 +106,8 @@ class ClassLatent:
         height, width = state["image_size"]
         autoencoder = ConvAutoencoder(state["channels"], (height, width))
         autoencoder.load_state_dict(state["autoencoder"])
-        return cls(autoencoder, state["mean"], state["basis"], state["whiten"])
+        mixture = ClassMixture.from_state(state["mixture"])
+        return cls(autoencoder, state["mean"], state["basis"], state["whiten"], mixture)
 
     def _rows(self, labels: Tensor) -> Tensor:
         return labels if self.conditional else torch.zeros_like(labels)
@@ -159,7 +168,8 @@ def fit_latent(
     basis = vectors[:, :r].T / values[:r].sqrt()[:, None]
     principal = centred @ basis.T
     whiten = torch.stack([_whitening(principal[rows == k], shrinkage) for k in range(classes)])
-    return ClassLatent(autoencoder, mean.float(), basis.float(), whiten.float())
+    mixture = fit_mixture(rotate(principal, whiten, rows), rows, classes)
+    return ClassLatent(autoencoder, mean.float(), basis.float(), whiten.float(), mixture)
 
 
 def _whitening(own: Tensor, shrinkage: float) -> Tensor:
@@ -168,17 +178,3 @@ def _whitening(own: Tensor, shrinkage: float) -> Tensor:
     covariance += shrinkage * torch.eye(own.shape[1], dtype=own.dtype)
     values, vectors = torch.linalg.eigh(covariance)
     return (vectors * values.clamp_min(_FLOOR).rsqrt()) @ vectors.T
-
-
-def _rotate(vectors: Tensor, matrices: Tensor, row: Tensor) -> Tensor:
-    """Apply to each vector the (symmetric) matrix of its row."""
-    if len(matrices) == 1:
-        return vectors @ matrices[0]
-    # Class by class: a matrix for every vector would be gathered at r times the memory.
-    order = row.argsort(stable=True)
-    present, counts = row[order].unique_consecutive(return_counts=True)
-    parts = [
-        part @ matrices[k]
-        for part, k in zip(vectors[order].split(counts.tolist()), present.tolist(), strict=True)
-    ]
-    return torch.cat(parts)[order.argsort()] if parts else vectors

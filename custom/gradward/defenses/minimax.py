@@ -157,7 +157,7 @@ def learn_gates(
         share = (step + 1 - _WARM_UP) / settings.steps
         if seconds is not None:
             share = max(share, (time.monotonic() - start) / seconds)
-        if step % 25 == 0:
+        if (step - _WARM_UP) % 25 == 0:
             progress("gates", min(share, 1.0))
         if share >= 1:
             break

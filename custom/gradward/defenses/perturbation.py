@@ -20,12 +20,11 @@ from gradward.defenses.noise import FrozenNoise
 from gradward.defenses.perturbation_settings import GATED_MODES, PerturbationSettings
 from gradward.defenses.storage import StorageError, load_private, save_private
 from gradward.defenses.view_store import ViewStore
-from gradward.defenses.views import ClassDraws, ClassModel, FrozenViews
+from gradward.defenses.views import ClassDraws, ClassModel, ViewDraws
 from gradward.training import BatchSource
 
 FILE = "perturber.pt"
 VIEWS_FILE = "views.pt"
-_CHUNK = 256
 # The name that the noise gives it tells one secret from another, and nothing else.
 _SECRET_PROBE = torch.zeros(1)
 
@@ -33,8 +32,8 @@ _SECRET_PROBE = torch.zeros(1)
 class SitePerturber:
     """Turns a site's images into what its model may see; build it with :meth:`fit`.
 
-    Gated modes hand out one frozen view of each image, entered in the ledger before; the class
-    modes hand out fresh draws.
+    Gated modes draw from one frozen view of each image, entered in the ledger before; the class
+    modes from statistics alone.
 
     Attributes:
         settings: it was fitted by.
@@ -137,33 +136,23 @@ class SitePerturber:
         work = self._work
         return (work.epsilon, work.delta) if isinstance(work, ClassRelease) else None
 
-    def views(self, images: ImageSet, generator: torch.Generator | None = None) -> BatchSource:
+    def views(self, images: ImageSet, generator: torch.Generator) -> BatchSource:
         """Return what may be trained on instead of ``images``, position by position.
 
         Args:
             images: of the site.
-            generator: of draws, which need one; frozen views do not.
+            generator: of the draws; never of the noise of a view.
 
         Raises:
             BudgetExceeded: a view would be one too many of its image, or the release one too many
                 of the site; nothing was handed out.
             LedgerError: the ledger cannot be used.
-            ValueError: draws without a generator.
         """
         if self._store is None:
-            if generator is None:
-                raise ValueError("class draws need a generator")
             return ClassDraws(self._class_model(), images.labels, generator)
         views, self.report["clipped"] = self._store.views(images)
         self._keep_views()
-        with torch.no_grad():
-            pictures = [
-                self._store.channel.picture(view, label)
-                for view, label in zip(
-                    views.split(_CHUNK), images.labels.split(_CHUNK), strict=True
-                )
-            ]
-        return FrozenViews(torch.cat(pictures), images.labels)
+        return ViewDraws(self._store.channel, views, images.labels, generator)
 
     def strengthen(self, c: float) -> float:
         """Degrade all views, those handed out and those to come: ``c w' + sqrt(1 - c^2) eps``.
@@ -231,14 +220,14 @@ class SitePerturber:
             )
             sound = perturber._name == state["name"]
             own = noise.key(_SECRET_PROBE) == state["secret"]
-            if perturber._store is not None:
-                perturber._store.restore(load_private(folder / VIEWS_FILE))
         except (KeyError, RuntimeError, TypeError, ValueError):
             raise StorageError("the stored perturber is damaged") from None
         if not sound:
             raise StorageError("the stored perturber is not the one that was fitted")
         if not own:
             raise StorageError("the stored perturber belongs to another secret")
+        if perturber._store is not None:
+            perturber._store.restore(load_private(folder / VIEWS_FILE))
         perturber._folder = folder
         return perturber
 

@@ -13,6 +13,7 @@ from gradward.defenses.channel import GatedChannel, transmit
 from gradward.defenses.ledger import PrivacyLedger
 from gradward.defenses.noise import FrozenNoise
 from gradward.defenses.rate import degrade_gate
+from gradward.defenses.storage import StorageError
 
 
 class ViewStore:
@@ -78,22 +79,30 @@ class ViewStore:
         """Take over what :meth:`to_state` returned.
 
         Raises:
-            ValueError: it belongs to another perturber.
+            StorageError: it is damaged, or belongs to another perturber.
         """
-        if state["version"] != self._version:
-            raise ValueError("the stored views belong to another perturber")
-        self.degradations = list(state["degradations"])
-        self._kept = {
-            name: (level, view)
-            for name, level, view in zip(
-                state["names"], state["levels"], state["views"], strict=True
-            )
-        }
+        try:
+            fits = state["version"] == self._version
+            self.degradations = [float(c) for c in state["degradations"]]
+            self._kept = {
+                name: (level, view)
+                for name, level, view in zip(
+                    state["names"], state["levels"], state["views"], strict=True
+                )
+            }
+        except (KeyError, TypeError, ValueError):
+            fits = False
+        if not fits:
+            raise StorageError("the stored views are damaged or belong to another perturber")
 
     def _name(self, label: int, level: int) -> str:
-        """Name a view for ledger and noise: version, class, and how often it was degraded."""
+        """Name a view for ledger and noise: version, class, and what it was degraded by.
+
+        The factors are part of the name: views degraded by .5 and by .8 with the same noise would
+        be two views of one image.
+        """
         own = f"/class {label}" if self._channel.latent.conditional else ""
-        return f"{self._version}{own}" + (f"/degraded {level}" if level else "")
+        return f"{self._version}{own}" + "".join(f"/by {c!r}" for c in self.degradations[:level])
 
     def _register(self, keys: Sequence[str], labels: Sequence[int]) -> None:
         level = len(self.degradations)

@@ -1,4 +1,4 @@
-"""What a perturbed site trains on: frozen views of its images, or fresh draws of their classes."""
+"""What a perturbed site trains on: draws from its images' views, or from their classes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from gradward.defenses.channel import GatedChannel
 from gradward.training import Batch
 
 
@@ -27,20 +28,30 @@ class ClassModel(Protocol):
         """
 
 
-class FrozenViews:
-    """The same perturbed picture of each image, however often it is asked for."""
+class ViewDraws:
+    """At every request another picture that an image's frozen view allows.
 
-    def __init__(self, pictures: Tensor, labels: Tensor) -> None:
-        """Args: perturbed pictures ``(N, C, H, W)`` and ``(N,)`` int64."""
-        self._pictures, self._labels = pictures, labels
+    All are post-processing of the one view: however many epochs are trained, they tell no more of
+    the image than it does. A fresh picture trains better than the same one again and again.
+    """
+
+    def __init__(
+        self, channel: GatedChannel, views: Tensor, labels: Tensor, generator: torch.Generator
+    ) -> None:
+        """Args: what the views ``(N, r)`` went through, their ``(N,)`` int64 labels, and noise."""
+        self._channel, self._views = channel, views
+        self._labels, self._generator = labels, generator
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._views)
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """Return the perturbed pictures at ``indices``."""
+        """Return one picture for each of ``indices``."""
         index = list(indices)
-        return Batch(self._pictures[index], self._labels[index], perturbed=True)
+        labels = self._labels[index]
+        w = self._channel.redraw(self._views[index], self._generator)
+        with torch.no_grad():
+            return Batch(self._channel.picture(w, labels), labels, perturbed=True)
 
 
 class ClassDraws:

@@ -16,7 +16,7 @@ from gradward.data import ImageSet
 from gradward.defenses.acceptance import PerturbationRefused
 from gradward.defenses.latent import TooFewImages
 from gradward.defenses.ledger import LedgerError, PrivacyLedger
-from gradward.defenses.noise import FrozenNoise, SecretError, load_secret
+from gradward.defenses.noise import SECRET_FILE, FrozenNoise, SecretError, load_secret
 from gradward.defenses.perturbation import FILE, SitePerturber
 from gradward.defenses.perturbation_settings import PerturbationSettings
 from gradward.defenses.storage import StorageError
@@ -28,6 +28,7 @@ from gradward.flare.site import Site
 from gradward.training import BatchSource
 
 LEDGER_FILE = "ledger.sqlite"
+PERTURBERS = "perturbers"
 
 # What keeps a site from training and is told in one line, without anything of its data.
 PERTURBATION_ERRORS = (PerturbationRefused, TooFewImages, LedgerError, SecretError, StorageError)
@@ -171,6 +172,7 @@ class Perturbation(FLComponent):
         fl_ctx: FLContext,
     ) -> SitePerturber:
         policy = site.perturbation
+        _require_books(site)
         noise = FrozenNoise(load_secret(site.private))
         ledger = PrivacyLedger(
             site.private / LEDGER_FILE,
@@ -179,7 +181,7 @@ class Perturbation(FLComponent):
             max_epsilon=policy.max_epsilon,
             max_delta=policy.max_delta,
         )
-        folder = site.private / "perturbers" / _key(settings, experiment)
+        folder = site.private / PERTURBERS / _key(settings, experiment)
         if (folder / FILE).is_file():
             return SitePerturber.load(folder, noise=noise, ledger=ledger)
         perturber = SitePerturber.fit(
@@ -200,6 +202,19 @@ class Perturbation(FLComponent):
             fl_ctx, f"the perturber was fitted; membership: {perturber.report['membership']}"
         )
         return perturber
+
+
+def _require_books(site: Site) -> None:
+    """Stop where perturbers were handed out from but secret or ledger are gone.
+
+    New ones would know no image again, and every image would get a second view.
+    """
+    if not any((site.private / PERTURBERS).glob(f"*/{FILE}")):
+        return
+    if not (site.private / SECRET_FILE).exists():
+        raise SecretError("this site has perturbers but its secret is gone; restore it")
+    if not (site.private / LEDGER_FILE).exists():
+        raise LedgerError("this site has perturbers but its privacy ledger is gone; restore it")
 
 
 def _key(settings: PerturbationSettings, experiment: Experiment) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from nvflare.apis.client import Client
 from nvflare.apis.fl_context import FLContext
@@ -14,6 +15,23 @@ from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
 from gradward.flare.auditor import InversionAuditor
 from gradward.flare.experiment import JobError, find_component
 from gradward.report.page import build_report
+
+
+class _ClientTasks(dict[str, Any]):
+    def pop(self, key: str, default: Any = None) -> Any:
+        """Remove a client task; one that is already gone is no error."""
+        return super().pop(key, default)
+
+
+def survive_double_removal(controller: Controller) -> None:
+    """Keep NVFlare's task monitor alive when a client task is removed twice.
+
+    With fewer threads than sites the simulator may run one site in two processes at a time, and
+    both fetch the same task. NVFlare 2.9 then removes it twice, the second time fails, and with the
+    monitor's thread every later task stands for ever: the job hangs.
+    """
+    communicator = controller.communicator
+    communicator._client_task_map = _ClientTasks(communicator._client_task_map)
 
 
 class AuditedScatterAndGather(ScatterAndGather):
@@ -62,6 +80,7 @@ class AuditedScatterAndGather(ScatterAndGather):
         except JobError as error:
             self.system_panic(str(error), fl_ctx)
             return
+        survive_double_removal(self)
         auditor.bind(self, fl_ctx)
         try:
             super().control_flow(abort_signal, fl_ctx)
@@ -94,6 +113,7 @@ class AuditDrain(Controller):
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Wait for the audits, bounded; then write the report."""
         auditor = find_component(fl_ctx, self.auditor_id, InversionAuditor)
+        survive_double_removal(self)
         auditor.bind(self, fl_ctx)
         left = auditor.drain(self.timeout, abort_signal)
         if left:
