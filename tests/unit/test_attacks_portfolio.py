@@ -212,7 +212,7 @@ def test_number_of_images(one: Observation) -> None:
     assert images_in_update(blind, TrainingSettings(batch_size=4, steps=2), None) == 8
     with pytest.raises(AttackRefused):
         images_in_update(blind, ONE, None)
-    assert assumed_batches(3, 4, 2) == [[0, 1], [2], [0, 1], [2]]
+    assert assumed_batches([2, 1], 4) == [[0, 1], [2], [0, 1], [2]]
 
 
 def test_control_is_a_real_update_of_public_images() -> None:

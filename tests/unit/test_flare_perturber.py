@@ -278,9 +278,11 @@ def test_dp_sgd_is_accounted_over_the_job_and_streamed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     sent: list[float] = []
+    tags: set[str] = set()
 
     def remember(fl_ctx: Any, sender: str, prefix: str, values: Any, step: int) -> None:
         sent.extend([values["epsilon"]] if "epsilon" in values else [])
+        tags.update(f"{prefix}/{name}" for name in values)
 
     monkeypatch.setattr("gradward.flare.trainer.stream_scalars", remember)
     desk = Desk(tmp_path, experiment(**private_job(rounds=2)))
@@ -292,6 +294,7 @@ def test_dp_sgd_is_accounted_over_the_job_and_streamed(
     assert codes == [ReturnCode.OK, ReturnCode.OK, ReturnCode.EXECUTION_EXCEPTION]
     assert "epsilon" in caplog.text and "is spent" in caplog.text
     assert len(sent) == 2 and sent[0] < sent[1] <= 8.0
+    assert "train/steps" in tags and "train/loss" not in tags, "epsilon does not cover the loss"
     account = json.loads((tmp_path / "gradward" / "jobs" / "job-1" / "dp_sgd.json").read_text())
     assert len(account["history"]) == 2
 

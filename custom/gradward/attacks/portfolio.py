@@ -184,7 +184,7 @@ def run_portfolio(
         settings=settings,
         prior=start,
         n_images=n_images,
-        batches=assumed_batches(n_images, steps, settings.batch_size),
+        batches=assumed_batches(settings.batch_sizes(n_images), steps),
         labels=None if labels is None else labels.to(device),
     )
     return [_run(spec, case, budget, seed, given, unlabelled) for spec in attacks]

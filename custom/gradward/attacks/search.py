@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -124,16 +125,18 @@ def starting_images(
     return images
 
 
-def assumed_batches(n_images: int, steps: int, batch_size: int) -> list[list[int]]:
+def assumed_batches(sizes: Sequence[int], steps: int) -> list[list[int]]:
     """Return ``steps`` batches of consecutive images, over again once all were used.
 
     The client's shuffling is unknown, but any order within the first epoch is only a relabelling
     of the images; what is truly assumed is that later epochs repeat the first one's batches.
+
+    Args:
+        sizes: of an epoch's batches, in order.
+        steps: of the client.
     """
-    epoch = [
-        list(range(start, min(start + batch_size, n_images)))
-        for start in range(0, n_images, batch_size)
-    ]
+    images = iter(range(sum(sizes)))
+    epoch = [list(islice(images, size)) for size in sizes]
     return [epoch[step % len(epoch)] for step in range(steps)]
 
 

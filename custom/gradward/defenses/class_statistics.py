@@ -45,14 +45,15 @@ class SiteStatistics:
 
     Attributes:
         slope: ``(D, K)``, sum over the patients.
-        count: of images, not an integer any more, and not below two standard deviations of its
-            noise.
+        count: of images, neither an integer nor positive any more.
         sigma: standard deviation of the noise on each entry of ``slope``.
+        count_sigma: of the noise on ``count``.
     """
 
     slope: Tensor
     count: float
     sigma: float
+    count_sigma: float
 
 
 def fit_public(
@@ -143,9 +144,8 @@ def noised(
     drawn = noise.normal(f"class release {sigma!r} {context}", exact, exact.shape)
     told = exact + sigma * drawn
     image = _COUNT * clip
-    # A site that is lost in the noise takes a small step, not one divided by almost nothing.
-    count = max(float(told[-1]), _CERTAIN * sigma) / image
-    return SiteStatistics(told[:-1].view(-1, num_classes), count, sigma)
+    slope = told[:-1].view(-1, num_classes)
+    return SiteStatistics(slope, float(told[-1]) / image, sigma, sigma / image)
 
 
 def corrected(public: PublicClassifier, site: SiteStatistics, smoothing: int = 9) -> Tensor:
@@ -153,7 +153,8 @@ def corrected(public: PublicClassifier, site: SiteStatistics, smoothing: int = 9
 
     Along each axis of the public moment the step is shrunk by the share of its energy that is not
     noise (James and Stein 1961), estimated from the noised slope itself over neighbouring axes;
-    where the energy does not stand out from the noise, no step is taken.
+    where the energy does not stand out from the noise, no step is taken. The division by the count
+    is shrunk likewise: a site that is lost in the noise leaves the public classifier as it is.
 
     Args:
         public: the classifier to be corrected.
@@ -163,6 +164,10 @@ def corrected(public: PublicClassifier, site: SiteStatistics, smoothing: int = 9
     Returns:
         ``(D, K)`` float32.
     """
+    certain = _CERTAIN * site.count_sigma
+    if site.count <= certain:
+        return public.weights.clone()
+    images = site.count / (1 - (certain / site.count) ** 2)
     values, axes = torch.linalg.eigh(public.moment.double())
     values = values.clamp_min(1e-9)
     step = (axes.T @ site.slope.double()) / values.sqrt()[:, None]
@@ -176,7 +181,7 @@ def corrected(public: PublicClassifier, site: SiteStatistics, smoothing: int = 9
     # The relative deviation of a mean of so many squares of normal variables.
     spread = (2 / (smoothing * step.shape[1])) ** 0.5
     kept = torch.where(energy > noise * (1 + _CERTAIN * spread), 1 - noise / energy, 0.0)
-    moved_by = axes @ (step * (kept / values.sqrt())[:, None]) / site.count
+    moved_by = axes @ (step * (kept / values.sqrt())[:, None]) / images
     return (public.weights.double() + moved_by).float()
 
 

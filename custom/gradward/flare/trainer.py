@@ -153,13 +153,11 @@ class LocalTrainer(Executor):
         remember_round(site.job_folder, RoundRecord(number, run.images_seen, len(run.batches)))
         # DP-SGD may draw no image in a whole round.
         mean_loss = sum(run.losses) / len(run.losses) if run.losses else math.nan
-        stream_scalars(
-            fl_ctx,
-            self.analytics_sender_id,
-            "train",
-            {"loss": mean_loss, "steps": float(len(run.batches))},
-            number,
-        )
+        told = {"steps": float(len(run.batches))}
+        if settings.dp_sgd is None:
+            # The loss on its training images is no part of what epsilon was paid for.
+            told["loss"] = mean_loss
+        stream_scalars(fl_ctx, self.analytics_sender_id, "train", told, number)
         self.log_info(
             fl_ctx,
             f"round {number}: {len(run.batches)} steps on {site.device}, loss {mean_loss:.4f}",
