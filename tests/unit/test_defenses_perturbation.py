@@ -30,7 +30,13 @@ from .perturbation_fixtures import SIDE, generator, small_latent, spots
 SITE = spots(240, 1)
 PUBLIC = spots(120, 11)
 SECRET = b"s" * 32
-OPEN = {"max_linkage": 1.0, "min_mse": 0.0, "autoencoder_steps": 60, "gate_steps": 5}
+OPEN = {
+    "mode": "learned",
+    "max_linkage": 1.0,
+    "min_mse": 0.0,
+    "autoencoder_steps": 60,
+    "gate_steps": 5,
+}
 
 
 @pytest.fixture
@@ -67,7 +73,7 @@ def perturber(ledger: PrivacyLedger, rate: float = 3.0, secret: bytes = SECRET) 
 
 
 def fit(ledger: PrivacyLedger, site: ImageSet = SITE, **changed: object) -> SitePerturber:
-    keys = {"cache", "seed", "deadline", "progress", "public"}
+    keys = {"cache", "seed", "deadline", "progress", "public", "num_classes"}
     own = {name: value for name, value in changed.items() if name in keys}
     values = OPEN | {name: value for name, value in changed.items() if name not in keys}
     seed = own.pop("seed", 0)
@@ -76,11 +82,10 @@ def fit(ledger: PrivacyLedger, site: ImageSet = SITE, **changed: object) -> Site
         PerturbationSettings.from_dict(values),
         site,
         public,
-        num_classes=2,
         noise=FrozenNoise(SECRET),
         ledger=ledger,
         generator=generator(seed),
-        **own,
+        **{"num_classes": 2} | own,
     )
 
 
@@ -340,6 +345,21 @@ def test_a_site_of_one_image_works_with_public_statistics(ledger: PrivacyLedger)
     assert twin.report["membership"] == COUNTS_ONLY
 
 
+def test_a_view_that_hides_the_class_is_the_same_under_every_label(ledger: PrivacyLedger) -> None:
+    site, public = (
+        ImageSet(part.images, part.labels + 2 * (torch.arange(len(part)) % 4 // 2))
+        for part in (SITE, PUBLIC)
+    )
+    with pytest.raises(DataError, match="at least 4 classes"):
+        fit(ledger, mode="class-hiding")
+    made = fit(ledger, site, public=public, num_classes=4, mode="class-hiding")
+    some = site.subset(range(8))
+    first = pictures(made, some)
+    relabelled = ImageSet(some.images, (some.labels + 1) % 4)
+    torch.testing.assert_close(pictures(made, relabelled), first, atol=1e-6, rtol=0)
+    assert ledger.total().views == ledger.total().images == 8
+
+
 def test_few_images_of_a_class_cannot_be_fitted_on(ledger: PrivacyLedger) -> None:
     with pytest.raises(TooFewImages, match="at least 100"):
         fit(ledger, spots(199, 1))
@@ -375,7 +395,7 @@ def test_the_certified_mode_pays_once_for_all_draws(tmp_path: Path) -> None:
         ({"mode": "blur"}, ValueError),
         ({"rate": -1.0}, ValueError),
         ({"rate": "much"}, TypeError),
-        ({"rate": 0.0}, ValueError),
+        ({"rate": 0.0, "mode": "uniform"}, ValueError),
         ({"max_linkage": 1.5}, ValueError),
         ({"fitted_on": "both"}, ValueError),
         ({"on_refusal": "shrug"}, ValueError),
@@ -393,5 +413,5 @@ def test_wrong_settings_are_refused(values: dict[str, object], error: type[Excep
 
 
 def test_default_sources() -> None:
-    assert PerturbationSettings().fitted_on == "site"
+    assert (PerturbationSettings().mode, PerturbationSettings().fitted_on) == ("class", "site")
     assert PerturbationSettings(mode="dp-class", epsilon=1.0, delta=1e-5).fitted_on == "public"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradward.data.images import ImageSet
+from gradward.data.images import DataError, ImageSet
 from gradward.data.splits import split_by_patient
 from gradward.defenses.acceptance import Acceptance, joined, judge_channel
 from gradward.defenses.autoencoder import (
@@ -31,6 +31,8 @@ from gradward.defenses.teacher import fit_teacher
 
 # A public class needs this many; the site's own limit is a setting.
 _LEAST_PUBLIC = 10
+# With fewer classes a guess is right too often for hiding them to be worth its price.
+_CLASSES_TO_HIDE = 4
 # A site with fewer images is judged by held-out public ones.
 _ENOUGH_VICTIMS = 50
 _PARTS = ("autoencoder", "teacher", "gates", "acceptance")
@@ -116,8 +118,13 @@ def fit_channel(
 
     Raises:
         TooFewImages: a class has too few for statistics of its own.
-        DataError: too few candidates to judge the perturber by.
+        DataError: too few candidates to judge the perturber by, or too few classes to hide them.
     """
+    if settings.mode == "class-hiding" and num_classes < _CLASSES_TO_HIDE:
+        raise DataError(
+            f"mode 'class-hiding' needs at least {_CLASSES_TO_HIDE} classes, the task has "
+            f"{num_classes}; use mode 'class'"
+        )
     clock = Clock(seconds)
     generators = {
         part: torch.Generator().manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
