@@ -112,6 +112,13 @@ def attack(
     return {result.attack: result.images for result in results if result.images is not None}
 
 
+def chance(trial: Trial, victims: int) -> float:
+    """Return the share of victims that a guess among those of the right class would hit."""
+    images = trial.sites[0]
+    labels = images.labels[_one_a_patient(images, trial.victims.tolist())[:victims]]
+    return len(labels.unique()) / len(labels)
+
+
 def run(trial: Trial, victims: int, out: Path) -> None:
     """Attack what the results lack, one line a victim."""
     done = {
@@ -156,16 +163,20 @@ def run(trial: Trial, victims: int, out: Path) -> None:
                 click.echo(f"{name}, {arm}, victim {number + 1} of {len(positions)}")
 
 
-def report(out: Path) -> str:
-    """Return a Markdown table of medians over the victims, and whether the bar is reached."""
+def report(out: Path, luck: float) -> str:
+    """Return a Markdown table of medians over the victims, and whether the bar is reached.
+
+    Args:
+        out: the results.
+        luck: share of victims that are re-identified by guessing within the class.
+    """
     rows = [json.loads(line) for line in _lines(out)]
     text = [
-        "| model | arm | attack | victims | median RDLV | class mean's + .05 | re-ID | chance |",
+        "| model | arm | attack | victims | median RDLV | class mean's + .05 | re-ID | by luck |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for state, arm in dict.fromkeys((row["state"], row["arm"]) for row in rows):
         own = [row["scores"] for row in rows if (row["state"], row["arm"]) == (state, arm)]
-        sites = next(row["sites"] for row in rows if row["state"] == state)
         allowed = _median([scores["class mean alone"]["rdlv"] for scores in own]) + ALLOWED
         for method in dict.fromkeys(name for scores in own for name in scores):
             values: list[dict[str, Any]] = [s[method] for s in own if method in s]
@@ -174,7 +185,7 @@ def report(out: Path) -> str:
             text.append(
                 f"| {state} | {arm} | {method} | {len(values)} | {median:.3f}"
                 f"{'' if median <= allowed else ' **above**'} | {allowed:.3f} | "
-                f"{linked}/{len(values)} | 1/{sites} |"
+                f"{linked}/{len(values)} | {luck * len(values):.1f} |"
             )
     return "\n".join(text) + "\n"
 
@@ -203,9 +214,10 @@ def main(name: str, victims: int, out: Path, only_report: bool) -> None:
     torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
     file = out / f"{name}.jsonl"
+    trial = load_trial(name, 0, 200)
     if not only_report:
-        run(load_trial(name, 0, 200), victims, file)
-    table = report(file)
+        run(trial, victims, file)
+    table = report(file, chance(trial, victims))
     (out / f"{name}.md").write_text(table)
     click.echo(table)
 
