@@ -31,7 +31,7 @@ from .scoring import Evidence, Scorer
 _PRUNED = 0.02
 # As `MatchingOptions` has them.
 _TV, _BN, _LR = 0.1, 0.3, 0.1
-_FEATURE_TVS = (0.01, 0.1)
+_FEATURE_TV = 0.01
 _TINY = 1e-20
 
 Statistics = Sequence[tuple[Tensor, Tensor]]
@@ -48,30 +48,40 @@ def attack_adapted(
 ) -> dict[str, Evidence]:
     """Match one-image updates knowing the label, the mask of a pruned update, and the noise.
 
-    Features are inverted with more smoothness as well. In matching, each tensor is weighted by how
-    much of it is not noise, ``1 - n sigma^2 / |u|^2`` as a Wiener filter has it for n entries under
-    noise of deviation sigma; the total variation counts the more, the more of the update is noise.
+    In matching, each tensor is weighted by how much of it is not noise, ``1 - n sigma^2 / |u|^2``
+    as a Wiener filter has it for n entries under noise of deviation sigma. There and in the
+    inversion of features, smoothness counts the more, the more of the update is noise. An early
+    and a late round are attacked.
     """
     guesses = trial.class_means[trial.victim_images.labels]
     found = {}
-    for number, state in run.states.items():
+    for number in {min(run.states): None, max(run.states): None}:
+        state = run.states[number]
         seen = observe(trial, defence, model, state, number, 1, effort.adapted)
         if not seen.observations:
             continue
         rows = seen.columns[:, 0]
         labels = trial.victim_images.labels[rows][:, None]
-        loss = _matching(seen, labels, *_factors(seen, defence.noise_std))
-        pictures = {"matching": _descend(loss, guesses[rows][:, None], effort.evaluations)[:, 0]}
-        for weight in _FEATURE_TVS:
-            spec = AttackSpec("features", tv_weight=weight)
-            pictures[f"features {weight}"] = torch.cat(
-                [
-                    run_attack(item, seen, trial, guess, spec, effort, label)
-                    for item, guess, label in zip(
-                        seen.observations, guesses[rows], labels, strict=True
-                    )
-                ]
+        factors, noise = _factors(seen, defence.noise_std)
+        loss = _matching(seen, labels, factors, noise)
+        inverted = [
+            run_attack(
+                item,
+                seen,
+                trial,
+                guess,
+                AttackSpec("features", tv_weight=_FEATURE_TV * (1 + 10 * min(share, 1.0))),
+                effort,
+                label,
             )
+            for item, guess, label, share in zip(
+                seen.observations, guesses[rows], labels, noise.tolist(), strict=True
+            )
+        ]
+        pictures = {
+            "matching": _descend(loss, guesses[rows][:, None], effort.evaluations)[:, 0],
+            "features": torch.cat(inverted),
+        }
         silent = seen.silent[:, 0]
         for name, images in pictures.items():
             found[f"{name} round {number}"] = scorer.score(
@@ -102,25 +112,35 @@ def _matching(seen: Round, labels: Tensor, factors: Sequence[Tensor], noise: Ten
     ]
     aim = [-value * factor for value, factor in zip(target, factors, strict=True)]
     observed = _statistics(seen.observations)
+    layers = {name: place for place, name in enumerate(seen.clients.norms)}
     smoothness, trust = _TV * (1 + noise.clamp(max=4)), _BN * (1 - noise.clamp(max=1))
 
     def loss(images: Tensor) -> Tensor:
         step = seen.clients.step(images, labels)
-        ours = [v * f for v, f in zip(step.gradients.values(), factors, strict=True)]
-        value = vmap(cosine_distance)(ours, aim) + smoothness * vmap(total_variation)(images)
+        sent = [v * f for v, f in zip(step.gradients.values(), factors, strict=True)]
+        value = vmap(cosine_distance)(sent, aim) + smoothness * vmap(total_variation)(images)
         if observed:
-            value = value + trust * _statistics_distance(step.statistics, observed)
+            ours = [step.statistics[layers[name]] for name in observed]
+            value = value + trust * _statistics_distance(ours, list(observed.values()))
         return value.sum()
 
     return loss
 
 
-def _statistics(observations: Sequence[Observation]) -> list[tuple[Tensor, Tensor]]:
-    layers = zip(*(item.batch_statistics for item in observations), strict=True)
-    return [
-        (torch.stack([x.mean for x in layer]), torch.stack([x.var for x in layer]))
-        for layer in layers
-    ]
+def _statistics(observations: Sequence[Observation]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return what all of the updates show of BatchNorm's layers, ``(V, C)`` each, by layer.
+
+    Pruning leaves nothing of a layer in some updates.
+    """
+    seen = [{layer.name: layer for layer in item.batch_statistics} for item in observations]
+    return {
+        name: (
+            torch.stack([layers[name].mean for layers in seen]),
+            torch.stack([layers[name].var for layers in seen]),
+        )
+        for name in seen[0]
+        if all(name in layers for layers in seen)
+    }
 
 
 def _statistics_distance(candidate: Statistics, target: Statistics) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import nn
 from gradward.data import ImageSet
 from gradward.defenses.dp_sgd import plan_round
 from gradward.defenses.gaussian_mechanism import limit_patients
-from gradward.defenses.recalibration import IMAGES, recalibrate
+from gradward.defenses.recalibration import calibration_images, recalibrate
 from gradward.defenses.updates import (
     calibrated_noise,
     dual_prune,
@@ -28,7 +29,7 @@ DELTA = 1e-5
 _GROUP_NORM = {"norm": "group"}
 _BIDO_LAYERS = ("body.2", "body.5", "body.8")
 # DP-SGD has its own best rate: clipped gradients are small, and momentum piles up their noise.
-_PRIVATE: dict[str, Any] = {"lr": 0.1, "momentum": 0.0, "batch_size": 50}
+_PRIVATE: dict[str, Any] = {"lr": 0.2, "momentum": 0.0, "batch_size": 50}
 
 
 def undefended(case: Case) -> Defence:
@@ -64,10 +65,11 @@ def random_erasing(case: Case) -> Defence:
     return Defence(settings, raw_sources(trial), view=PipelineView(trial, settings))
 
 
-def dp_sgd(case: Case) -> Defence:
+def dp_sgd(case: Case, **tuning: Any) -> Defence:
     """DP-SGD; setting ``eps=8`` is a budget for the federation, ``sigma=.5`` a noise multiplier.
 
-    A budget holds for patients: each site trains on one image of each.
+    A budget holds for patients: each site trains on one image of each. ``tuning`` replaces fields
+    of the training settings.
     """
     trial = case.trial
     kind, _, value = case.setting.partition("=")
@@ -77,7 +79,9 @@ def dp_sgd(case: Case) -> Defence:
         sources = [_one_image_a_patient(site) for site in trial.sites]
     else:
         private = DpSgdSettings(noise_multiplier=float(value), delta=DELTA)
-    settings = replace(site_settings(trial), **_PRIVATE, dp_sgd=private)
+    steps = math.ceil(len(sources[0]) / _PRIVATE["batch_size"])
+    chosen = {**_PRIVATE, "steps": steps, **tuning}
+    settings = replace(site_settings(trial), **chosen, dp_sgd=private)
     planned = plan_round(settings, len(sources[0]))
     step_noise = settings.lr * planned.noise_multiplier * planned.max_grad_norm
     return Defence(
@@ -110,7 +114,15 @@ def update_noise(case: Case) -> Defence:
         seen = noise_deviation(update, 1.0, 95.0)
         return fraction * seen / (1 + (1.96 * fraction) ** 2) ** 0.5
 
-    return Defence(site_settings(trial), raw_sources(trial), send=send, noise_std=sigma)
+    def serve(model: nn.Module) -> None:
+        # Under much noise averaged variances turn negative; a server would not serve those.
+        variances = [value for name, value in model.named_buffers() if name.endswith("running_var")]
+        if any(bool((value <= 0).any()) for value in variances):
+            recalibrate(model, calibration_images(trial.public))
+
+    return Defence(
+        site_settings(trial), raw_sources(trial), send=send, serve=serve, noise_std=sigma
+    )
 
 
 def pruning(case: Case) -> Defence:
@@ -155,7 +167,7 @@ def withheld_buffers(case: Case) -> Defence:
         return withhold_buffers(update)
 
     def serve(model: nn.Module) -> None:
-        recalibrate(model, trial.public.images[:IMAGES])
+        recalibrate(model, calibration_images(trial.public))
 
     return Defence(site_settings(trial), raw_sources(trial), send=send, serve=serve)
 

@@ -86,6 +86,11 @@ class Defence:
             **self.options,
         )
 
+    @property
+    def noise_multiplier(self) -> float:
+        """Of DP-SGD in the first site's whole job."""
+        return plan_round(self.settings, len(self.sources[0])).noise_multiplier
+
     def site_update(
         self, model: nn.Module, site: int, state: State, generator: torch.Generator
     ) -> State:
@@ -104,7 +109,7 @@ class Defence:
         settings = one_step(self.settings, len(source))
         if settings.dp_sgd is not None and settings.dp_sgd.epsilon is not None:
             # The noise of the whole job, not that of a job of this one step.
-            noise = plan_round(self.settings, len(self.sources[0])).noise_multiplier
+            noise = self.noise_multiplier
             private = replace(settings.dp_sgd, epsilon=None, rounds=None, noise_multiplier=noise)
             settings = replace(settings, dp_sgd=private)
         return self.send(None, local_update(model, state, source, settings, generator))

@@ -50,7 +50,7 @@ def refit_perturber(mode: str) -> Refit:
         generator = case.trial.generator("shadow", number)
         # Each has an autoencoder of its own: it, too, was fitted on the members.
         kept = case.scratch / f"shadow {mode} {case.setting} {number}.pt"
-        fitted = fit(case, mode, "site", images, generator, kept)
+        fitted = fit(case, mode, "site", images, generator, kept, judged=False)
         latent = fitted.channel.latent
         entropies = torch.linalg.slogdet(latent.whiten.double()).logabsdet
 

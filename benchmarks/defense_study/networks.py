@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from gradward.data import ImageSet
 
-BATCH = 64
-_LR = 2e-3
+BATCH = 16
+_LR = 4e-3
 _CHECKS = 10
 _HELD_OUT = 0.2
 _SHIFT = 2
@@ -69,7 +69,7 @@ class FeatureInverter(nn.Module):
     """
 
     def __init__(
-        self, maps: tuple[int, int, int], rest: int, image: tuple[int, int, int], width: int = 48
+        self, maps: tuple[int, int, int], rest: int, image: tuple[int, int, int], width: int = 24
     ) -> None:
         super().__init__()
         self.maps, self.scale = maps, image[1] // maps[1]
@@ -98,6 +98,8 @@ def fit_inverter(
 ) -> nn.Module:
     """Train ``network`` by Adam to give the truth; keep the state that does best on ``check``.
 
+    Its answers are then shrunk to the class mean as far as that helps on ``check``.
+
     Args:
         network: maps what is seen and class means to pictures.
         draw: a batch, asked for at every step, so that its randomness can be fresh.
@@ -120,7 +122,28 @@ def fit_inverter(
             if error < least:
                 least, best = error, copy.deepcopy(network.state_dict())
     network.load_state_dict(best)
-    return network.requires_grad_(False)
+    return _Shrunk(network.requires_grad_(False), check)
+
+
+class _Shrunk(nn.Module):
+    """A network whose pictures are drawn towards the class mean, as held-out examples advise.
+
+    Where little can be learned a network learns its examples by heart, and a fraction of its answer
+    is a better guess than all of it.
+    """
+
+    def __init__(self, network: nn.Module, check: Examples) -> None:
+        super().__init__()
+        self._network = network
+        with torch.no_grad():
+            change = network(check.seen, check.guesses) - check.guesses
+        wanted = check.truths - check.guesses
+        share = (change * wanted).sum() / change.square().sum().clamp_min(1e-12)
+        self._share = float(share.clamp(0, 1))
+
+    def forward(self, seen: Tensor, guess: Tensor) -> Tensor:
+        change: Tensor = self._network(seen, guess) - guess
+        return guess + self._share * change
 
 
 def held_out(images: ImageSet, generator: torch.Generator) -> tuple[ImageSet, ImageSet]:

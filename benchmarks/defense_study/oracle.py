@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from gradward.defenses.adversary import fit_oracle
+from gradward.defenses.adversary import OracleSettings, fit_oracle
 from gradward.defenses.seeding import seeded
 from gradward.metrics.linkage import likelihood_linkage
 
@@ -30,10 +30,13 @@ def attack_view(trial: Trial, view: View, scorer: Scorer, effort: Effort) -> dic
 
     Returns:
         ``raw``: the perturbed picture as it is; ``network``: a fresh U-Net; of a channel whose
-        latents are released also ``wiener``, ``latent`` and ``picture``, linked by likelihood.
+        latents are released also ``wiener`` and ``latent``, linked by likelihood.
     """
     generator = trial.generator("oracle")
     seen = view.released(trial.victims).clamp(0, 1)
+    found = {"raw": scorer.score("x'", seen)}
+    if torch.equal(seen, trial.victim_images.images):
+        return found
     learn, check = held_out(trial.known, generator)
 
     def draw() -> Examples:
@@ -55,10 +58,7 @@ def attack_view(trial: Trial, view: View, scorer: Scorer, effort: Effort) -> dic
     )
     guesses = trial.class_means[trial.victim_images.labels]
     pictures = network(seen, guesses).clamp(0, 1)
-    found = {
-        "raw": scorer.score("x'", seen),
-        "network": scorer.score("network on x'", pictures),
-    }
+    found["network"] = scorer.score("network on x'", pictures)
     if isinstance(view, PerturbedView) and view.latents is not None:
         found |= _attack_latents(trial, view, view.latents[trial.victims], scorer, generator)
     return found
@@ -71,10 +71,12 @@ def _attack_latents(
     scorer: Scorer,
     generator: torch.Generator,
 ) -> dict[str, Evidence]:
-    """Attack the exact perturbed latents: Wiener filter and networks, and likelihood linkage."""
+    """Attack the exact perturbed latents: Wiener filter and network, and likelihood linkage."""
     gallery, _ = view.channel.whiten(trial.pool.images, trial.pool.labels)
     linked = likelihood_linkage(released, gallery, view.channel.gate, trial.truths, trial.galleries)
-    attackers = fit_oracle(view.channel, trial.known, trial.num_classes, generator)
+    attackers = fit_oracle(
+        view.channel, trial.known, trial.num_classes, generator, OracleSettings(picture_steps=0)
+    )
     pictures = attackers.reconstructions(released, trial.victim_images.labels)
     return {
         name: scorer.score(f"{name} on w'", images.clamp(0, 1), linked=linked)

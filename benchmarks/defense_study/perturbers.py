@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,23 +15,27 @@ import torch
 from torch import Tensor
 
 from gradward.data import DataError, ImageSet
+from gradward.defenses.acceptance import Acceptance
 from gradward.defenses.autoencoder import no_progress
 from gradward.defenses.channel import GatedChannel
+from gradward.defenses.fit_parts import PartCache
 from gradward.defenses.latent import TooFewImages
 from gradward.defenses.ledger import PrivacyLedger
 from gradward.defenses.noise import FrozenNoise
 from gradward.defenses.perturbation_fit import FittedChannel, divide_data, fit_channel
 from gradward.defenses.perturbation_settings import PerturbationSettings
 from gradward.defenses.view_store import ViewStore
-from gradward.defenses.views import ClassDraws, FrozenViews
+from gradward.defenses.views import ClassDraws, ViewDraws
 from gradward.training import BatchSource
 
 from .defence import Case, Defence, DefenceRefused
 from .federation import site_settings
-from .protocol import Trial
+from .protocol import FIRST_SEED, Trial
 
 # The study's images are public, so that it may go below what a hospital must keep.
 _LEAST_CLASS_IMAGES = 10
+# Lies in a fit's cache where its acceptance gate shall not run.
+_UNJUDGED = Acceptance(math.nan, math.nan, 0, math.nan, "", 0, False)
 
 
 @dataclass
@@ -68,12 +73,14 @@ def perturbed(mode: str, fitted_on: str = "site") -> Callable[[Case], Defence]:
     """Return what builds a mode; its setting is the rate in nats."""
 
     def build(case: Case) -> Defence:
-        fitted = []
+        fitted: list[FittedChannel] = []
         for site, images in enumerate(case.trial.sites):
             # Settings that share an autoencoder fit it once.
             shared = f"autoencoder {mode == 'class-hiding'} {fitted_on} {site}.pt"
             generator = case.trial.generator("fit", site)
-            fitted.append(fit(case, mode, fitted_on, images, generator, case.scratch / shared))
+            judged = site == 0 and case.trial.seed == FIRST_SEED
+            file = case.scratch / shared
+            fitted.append(fit(case, mode, fitted_on, images, generator, file, judged=judged))
         released = [
             release(case, item, images, case.trial.generator("draw", site))
             for site, (item, images) in enumerate(zip(fitted, case.trial.sites, strict=True))
@@ -98,6 +105,8 @@ def fit(
     images: ImageSet,
     generator: torch.Generator,
     autoencoder: Path,
+    *,
+    judged: bool,
 ) -> FittedChannel:
     """Fit one site's channel.
 
@@ -112,6 +121,7 @@ def fit(
         generator: of the fit.
         autoencoder: file of an autoencoder that was fitted on the same images with the same
             generator; written where it is missing.
+        judged: whether by the acceptance gate as well, which takes as long as the rest.
 
     Raises:
         DefenceRefused: there are too few images.
@@ -130,6 +140,8 @@ def fit(
         own = Path(cache) / "autoencoder.pt"
         if autoencoder.exists():
             shutil.copy(autoencoder, own)
+        if not judged:
+            PartCache(Path(cache)).get("acceptance", _UNJUDGED.figures)
         try:
             fitted = fit_channel(
                 settings,
@@ -142,7 +154,7 @@ def fit(
         except (TooFewImages, DataError) as error:
             raise DefenceRefused(str(error)) from None
         shutil.copy(own, autoencoder)
-    return fitted
+    return fitted if judged else replace(fitted, acceptance=None)
 
 
 @dataclass(frozen=True)
@@ -174,9 +186,7 @@ def release(
         # A ledger for one perturber alone: a study compares many on the same images.
         ledger = PrivacyLedger(Path(folder) / "ledger.sqlite")
         latents, clipped = ViewStore(version, channel, FrozenNoise(secret), ledger).views(images)
-    with torch.no_grad():
-        pictures = channel.picture(latents, images.labels)
-    return Release(FrozenViews(pictures, images.labels), latents, clipped)
+    return Release(ViewDraws(channel, latents, images.labels, generator), latents, clipped)
 
 
 def _facts(first: FittedChannel, clipped: float) -> dict[str, Any]:

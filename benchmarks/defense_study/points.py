@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .arms import SETTINGS
+from .arms import CERTIFIED, FRONTIER, settings_of
 from .scoring import Evidence, pooled
 from .statistics import Interval, mean, proportion, relative_error
 from .store import CellResult
 
-# Attackers who do not know the defence, and the ones who do.
+# Attackers who do not know the defence; and whoever there is.
 NAIVE = ("naive",)
-INFORMED = ("guess", "oracle", "updates", "adapted", "naive")
+_PUBLIC = ("public-only", "-")
+EVERYONE = ("guess", "oracle", "updates", "adapted", "naive")
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,12 @@ class Point:
         status: ``"ok"``, or why there is nothing.
         utility: mean balanced accuracy over the seeds.
         cost: undefended minus this one's balanced accuracy, by pairs of equal seeds; None without.
-        gain: this one's minus that of training on public images alone, likewise.
+        gain: this one's minus that of the public images alone, likewise.
         naive: leakage to attackers who do not know the defence; None where none was run.
-        informed: leakage to all attackers.
-        facts: of the first seed.
+        informed: leakage to whoever knows most.
+        facts: of the first seed; of the acceptance, its mean figures over the seeds.
         membership: mean over the seeds.
+        seconds: mean wall clock of a seed.
     """
 
     set: str
@@ -73,6 +75,7 @@ class Point:
     informed: Leakage | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     membership: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
 
 
 def collect(results: Iterable[CellResult]) -> list[Point]:
@@ -83,14 +86,33 @@ def collect(results: Iterable[CellResult]) -> list[Point]:
         for r in kept
         if r.balanced_accuracy
     }
+    utilities |= _public_only(kept)
     groups: dict[tuple[str, str, str], list[CellResult]] = defaultdict(list)
     for result in kept:
         groups[result.key.set, result.key.arm, result.key.setting].append(result)
-    order = {
-        (arm, s): n for n, (arm, s) in enumerate((a, s) for a in SETTINGS for s in SETTINGS[a])
-    }
+    known = [*settings_of(FRONTIER).items(), *settings_of(CERTIFIED).items()]
+    pairs = dict.fromkeys((arm, setting) for arm, own in known for setting in own)
+    order = {pair: number for number, pair in enumerate(pairs)}
     keys = sorted(groups, key=lambda key: (key[0], order.get((key[1], key[2]), len(order))))
     return [_point(key, groups[key], utilities) for key in keys]
+
+
+def _public_only(
+    results: Iterable[CellResult],
+) -> dict[tuple[str, str, str, int], float]:
+    """Return what the public images alone come to: before or after further training on them.
+
+    Whichever is better on average over the seeds of a set: where the public part is small, training
+    on it for as long as a federation takes does harm, and a yardstick should not profit from that.
+    """
+    found: dict[tuple[str, str, str, int], float] = {}
+    cells = [r for r in results if r.key.arm == _PUBLIC[0] and r.balanced_accuracy]
+    for name in {cell.key.set for cell in cells}:
+        own = [cell for cell in cells if cell.key.set == name]
+        before, after = ([cell.balanced_accuracy[place] for cell in own] for place in (0, -1))
+        better = before if sum(before) > sum(after) else after
+        found |= {(name, *_PUBLIC, cell.key.seed): u for cell, u in zip(own, better, strict=True)}
+    return found
 
 
 def _point(
@@ -111,9 +133,9 @@ def _point(
 
     def paired(other: str, other_setting: str) -> Interval | None:
         differences = [
-            cell.utility - utilities[name, other, other_setting, cell.key.seed]
-            for cell in good
-            if (name, other, other_setting, cell.key.seed) in utilities
+            utilities[name, arm, setting, seed] - utilities[name, other, other_setting, seed]
+            for seed in seeds
+            if (name, other, other_setting, seed) in utilities
         ]
         return mean(differences) if differences else None
 
@@ -124,14 +146,37 @@ def _point(
         setting,
         seeds,
         "ok",
-        utility=sum(cell.utility for cell in good) / len(good),
+        utility=sum(utilities[name, arm, setting, seed] for seed in seeds) / len(seeds),
         cost=None if cost is None else Interval(-cost.value, -cost.high, -cost.low),
-        gain=paired("public-only", "-"),
+        gain=paired(*_PUBLIC),
         naive=_leakage(good, NAIVE),
-        informed=_leakage(good, INFORMED),
-        facts=good[0].facts,
+        informed=_leakage(good, _informed(good)),
+        facts=_facts(good),
         membership=membership,
+        seconds=sum(cell.seconds for cell in good) / len(good),
     )
+
+
+def _facts(cells: Sequence[CellResult]) -> dict[str, Any]:
+    """Return the first cell's facts, the acceptance gate's figures averaged over the cells."""
+    facts = dict(cells[0].facts)
+    reports = [cell.facts["acceptance"] for cell in cells if "acceptance" in cell.facts]
+    if reports:
+        facts["acceptance"] = {
+            name: sum(report[name] for report in reports) / len(reports)
+            for name in ("linkage", "gallery", "relative_mse")
+        }
+    return facts
+
+
+def _informed(cells: Sequence[CellResult]) -> Sequence[str]:
+    """Return the attackers whose worst counts.
+
+    Where the oracle holds what a site trained on, an update can tell no more (data processing), and
+    a chance hit among the few victims of a naive inversion is none of the defence's doing.
+    """
+    held = any("oracle" in cell.leakage for cell in cells)
+    return [name for name in EVERYONE if not (held and name in NAIVE)]
 
 
 def _leakage(cells: Sequence[CellResult], attackers: Sequence[str]) -> Leakage | None:
@@ -147,10 +192,10 @@ def _leakage(cells: Sequence[CellResult], attackers: Sequence[str]) -> Leakage |
     best = min(errors, key=lambda name: errors[name].value)
     every = whole.values()
     return Leakage(
-        mse=_worst(errors.values(), min),
+        mse=errors[best],
         attack=best,
-        linkage=_worst([proportion(e.linked, e.victims) for e in every], max),
-        reidentified=_worst([proportion(e.reidentified, e.victims) for e in every], max),
+        linkage=_greatest([proportion(e.linked, e.victims) for e in every]),
+        reidentified=_greatest([proportion(e.reidentified, e.victims) for e in every]),
         recovered=max(e.recovered / e.victims for e in every),
         ssim=max(e.ssim / e.victims for e in every),
         accuracy=max(e.correct / e.victims for e in every),
@@ -159,11 +204,10 @@ def _leakage(cells: Sequence[CellResult], attackers: Sequence[str]) -> Leakage |
     )
 
 
-def _worst(intervals: Iterable[Interval], worst: Callable[[Iterable[float]], float]) -> Interval:
-    """Return the worst estimate and the worst of each bound, which attack each comes from aside."""
-    kept = list(intervals)
-    return Interval(
-        worst(item.value for item in kept),
-        worst(item.low for item in kept),
-        worst(item.high for item in kept),
-    )
+def _greatest(intervals: Iterable[Interval]) -> Interval:
+    """Return the worst attack's own bounds.
+
+    Not the worst bound of all: an attack on few victims that found nothing has wide bounds, which
+    are no sign of a leak. Where two found equally much, the wider bounds count.
+    """
+    return max(intervals, key=lambda item: (item.value, item.high))

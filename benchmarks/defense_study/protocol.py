@@ -27,6 +27,10 @@ N_SITES = 3
 PUBLIC_SHARE = 0.1
 GALLERY = 100
 KNOWN = 1500
+# What is dear is measured on this seed alone: acceptance gates, gradient inversions.
+FIRST_SEED = 0
+# Candidates that no site holds; galleries need a hundred of a class.
+DECOYS = 1000
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,6 @@ class StudySet:
         site: images of each of the three sites.
         test: images that utility is measured on.
         keys: lists of a MONAI data list to read; other files are read whole.
-        certified_only: whether it serves the certified curve alone.
     """
 
     dataset: str
@@ -53,7 +56,6 @@ class StudySet:
     site: int
     test: int
     keys: tuple[str, ...] = ()
-    certified_only: bool = False
 
 
 # The COVID-19 films come from another hospital and another age group, so that only normal against
@@ -75,13 +77,12 @@ SETS = {
         keys=(*_XRAY_KEYS, "testing", "validation", "unused"),
     ),
     "histology": StudySet("histology", (32, 32), 3, 2, public=225, site=42, test=64),
-    "mnist-1500": StudySet(
-        "mnist", (28, 28), 1, 10, public=300, site=1500, test=2000, certified_only=True
-    ),
-    "pneumonia-1500": StudySet(
-        "pneumonia", (28, 28), 1, 2, public=150, site=1500, test=500, certified_only=True
-    ),
+    "mnist-1500": StudySet("mnist", (28, 28), 1, 10, public=300, site=1500, test=2000),
+    "pneumonia-1500": StudySet("pneumonia", (28, 28), 1, 2, public=150, site=1500, test=500),
 }
+
+FRONTIER_SETS = ("mnist", "fashion", "pneumonia", "breast", "chest-xray")
+CERTIFIED_SETS = ("mnist", "pneumonia", "mnist-1500", "pneumonia-1500")
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Trial:
             holds, so that a small public part does not make for a weak attacker.
         sites: three sites' images; the victims are the first one's.
         test: clean images that utility is measured on.
-        pool: candidates of the galleries: all images of the sites, and those that nobody holds or
+        pool: candidates of the galleries: all images of the sites, and some that nobody holds or
             knows. The first site's come first: a victim has the same position in both.
         victims: ``(V,)`` positions in the first site.
         galleries: ``(V, G)`` positions in ``pool`` of same-class images, one of which, at
@@ -157,8 +158,9 @@ def load_trial(name: str, seed: int, n_victims: int) -> Trial:
     if aside > 0:
         learned, reserve = _divide(reserve, [aside], seed)
         known = _joined([public, learned])
-    pool = _joined([*sites, reserve])
     generator = torch.Generator().manual_seed(seed)
+    decoys = torch.randperm(len(reserve), generator=generator)[:DECOYS]
+    pool = _joined([*sites, reserve.subset(decoys)])
     victims = torch.randperm(len(sites[0]), generator=generator)[:n_victims]
     galleries, truths = _galleries(pool, victims, generator)
     return Trial(

@@ -50,7 +50,7 @@ def relative_error(evidence: Evidence) -> Interval:
 
 
 def mean(values: Sequence[float]) -> Interval:
-    """Return a mean with its two-sided 95 % interval by Student's t.
+    """Return a mean with bounds by Student's t, each of which holds by itself with 95 %.
 
     For paired comparisons pass the differences. A single value has an infinite interval.
     """
@@ -59,7 +59,7 @@ def mean(values: Sequence[float]) -> Interval:
     if n == 1:
         return Interval(centre, -math.inf, math.inf)
     deviation = math.sqrt(sum((value - centre) ** 2 for value in values) / (n - 1))
-    half = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * deviation / math.sqrt(n)
+    half = float(t.ppf(CONFIDENCE, n - 1)) * deviation / math.sqrt(n)
     return Interval(centre, centre - half, centre + half)
 
 

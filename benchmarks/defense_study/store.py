@@ -31,7 +31,7 @@ class CellResult:
         status: ``"ok"``; ``"refused"`` where the defence itself declined to train, or
             ``"failed"``, which a later run tries again.
         reason: of any other status than ok.
-        balanced_accuracy: on clean test images, at the start and after each round.
+        balanced_accuracy: on clean test images, at the start and after the last round.
         leakage: attacker to attack to evidence.
         facts: what the defence states of itself: rate, epsilon, seconds, acceptance.
         membership: what the attacker holds to the area under the ROC curve, and its upper bound.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -16,13 +16,13 @@ from gradward.metrics.judge import train_judge
 from gradward.training import State
 
 from .adapted import attack_adapted
-from .arms import ADAPTED, ARMS, MEMBERSHIP_ARMS, NAIVE, ORACLE, QUICK_SETTINGS, UPDATES
+from .arms import ADAPTED, FRONTIER, MEMBERSHIP, NAIVE, ORACLE, UPDATES, Arm, middle
 from .defence import Case, Defence, DefenceRefused
 from .federation import Effort, FederationRun, federate
 from .inversion import attack_naively
 from .membership import audit_membership
 from .oracle import attack_view, guess_class
-from .protocol import Trial, load_trial
+from .protocol import FIRST_SEED, Trial, load_trial
 from .scoring import Evidence, Scorer
 from .sheets import save_sheet
 from .sources import train_start
@@ -66,6 +66,7 @@ class Bench:
 
 def run_study(
     cells: Sequence[CellKey],
+    arms: Mapping[str, Arm],
     store: ResultStore,
     effort: Effort,
     sheets: Path | None = None,
@@ -75,10 +76,11 @@ def run_study(
 
     Args:
         cells: those of one set and seed in a row share their preparation.
+        arms: by name, membership audits aside.
         store: of the results.
         effort: quick or full.
-        sheets: folder of contact sheets, of one seed and a setting in the middle of each arm's
-            range; None draws none.
+        sheets: folder of contact sheets, of the first seed and a setting in the middle of each
+            arm's range; None draws none.
         say: told of every cell.
     """
     missing = [cell for cell in cells if not store.done(cell)]
@@ -90,21 +92,34 @@ def run_study(
                 say(f"{name}: {error}")
                 continue
             for cell in group:
-                shown = seed == cells[0].seed and cell.setting in QUICK_SETTINGS[cell.arm]
-                result = run_cell(cell, bench, effort, sheets if shown else None)
+                arm = arms.get(cell.arm)
+                shown = (
+                    seed == FIRST_SEED and arm is not None and cell.setting == middle(arm.settings)
+                )
+                result = run_cell(cell, arm, bench, effort, sheets if shown else None)
                 store.add(result)
                 say(_line(result))
 
 
-def run_cell(cell: CellKey, bench: Bench, effort: Effort, sheets: Path | None = None) -> CellResult:
-    """Run one cell; a defence that breaks does not stop the study."""
+def run_cell(
+    cell: CellKey, arm: Arm | None, bench: Bench, effort: Effort, sheets: Path | None = None
+) -> CellResult:
+    """Run one cell; a defence that breaks does not stop the study.
+
+    Args:
+        cell: which.
+        arm: to be trained and attacked; None for a membership audit.
+        bench: of the cell's set and seed.
+        effort: quick or full.
+        sheets: folder of contact sheets, or None.
+    """
     began = time.monotonic()
     case = Case(bench.trial, cell.setting, effort, bench.scratch)
     try:
-        if cell.arm in MEMBERSHIP_ARMS:
+        if arm is None:
             result = _audit_membership(cell, case, bench)
         else:
-            result = _train_and_attack(cell, case, bench, sheets)
+            result = _train_and_attack(cell, arm, case, bench, sheets)
     except DefenceRefused as error:
         result = CellResult(cell, "refused", str(error))
     except Exception as error:
@@ -113,15 +128,17 @@ def run_cell(cell: CellKey, bench: Bench, effort: Effort, sheets: Path | None = 
 
 
 def _audit_membership(cell: CellKey, case: Case, bench: Bench) -> CellResult:
-    undefended = ARMS["none"].build(replace(case, setting="batch"))
+    undefended = FRONTIER["none"].build(replace(case, setting="batch"))
     model, start = undefended.model(case.trial), bench.start(undefended, case.effort)
-    refit, _ = MEMBERSHIP_ARMS[cell.arm]
+    refit, _ = MEMBERSHIP[cell.arm]
     return CellResult(cell, "ok", membership=audit_membership(case, refit, model, start))
 
 
-def _train_and_attack(cell: CellKey, case: Case, bench: Bench, sheets: Path | None) -> CellResult:
+def _train_and_attack(
+    cell: CellKey, arm: Arm, case: Case, bench: Bench, sheets: Path | None
+) -> CellResult:
     began = time.monotonic()
-    trial, arm, effort = bench.trial, ARMS[cell.arm], case.effort
+    trial, effort = bench.trial, case.effort
     defence = arm.build(case)
     fitted = time.monotonic() - began
     model = defence.model(trial)
@@ -139,7 +156,7 @@ def _train_and_attack(cell: CellKey, case: Case, bench: Bench, sheets: Path | No
     trained = time.monotonic() - began - fitted
     scorer = Scorer(trial, bench.judge)
     leakage = _attack(arm.attackers, trial, defence, model, run, scorer, effort)
-    if sheets is not None:
+    if sheets is not None and arm.attackers:
         save_sheet(sheets, cell, trial, scorer)
     facts = defence.facts | {"fit_seconds": round(fitted, 1), "train_seconds": round(trained, 1)}
     return CellResult(
@@ -166,6 +183,8 @@ def _attack(
         found["oracle"] = attack_view(trial, defence.view, scorer, effort)
     if UPDATES in attackers:
         found["updates"] = attack_updates(trial, defence, model, run, scorer, effort)
+    if trial.seed != FIRST_SEED:
+        return found
     if ADAPTED in attackers:
         found["adapted"] = attack_adapted(trial, defence, model, run, scorer, effort)
     if NAIVE in attackers:

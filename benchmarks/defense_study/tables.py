@@ -10,16 +10,17 @@ from .statistics import Interval
 
 _HEADINGS = (
     "arm", "setting", "seeds", "balanced accuracy", "cost", "gain over public-only", "MSE / prior",
-    "linkage", "re-ID", "recovered", "SSIM", "attacker accuracy", "naive MSE / prior",
-    "naive accuracy", "rate", "best attack", "victims",
+    "linkage", "re-ID", "recovered", "SSIM", "naive MSE / prior",
+    "naive accuracy", "naive victims", "rate", "best attack", "victims", "seconds",
 )  # fmt: skip
 
 
 def table(points: Sequence[Point]) -> str:
     """Return one row a setting, then what was refused or failed and the membership audits.
 
-    MSE comes with its lower, linkage and re-identification with their upper one-sided 95 % bound,
-    cost and gain with their 95 % intervals. "Naive" attackers do not know the defence.
+    MSE comes with its lower, linkage and re-identification with their upper 95 % bound, cost and
+    gain with both; each bound holds by itself. "Naive" attackers know neither defence nor label:
+    the judge's accuracy says something of their pictures alone.
     """
     rows = [_row(point) for point in points if point.informed is not None]
     lines = ["| " + " | ".join(_HEADINGS) + " |", "|" + "---|" * len(_HEADINGS)]
@@ -56,12 +57,13 @@ def _row(point: Point) -> list[str]:
         f"{leakage.reidentified.value:.3f} (≤ {leakage.reidentified.high:.3f})",
         f"{leakage.recovered:.2f}",
         f"{leakage.ssim:.2f}",
-        f"{leakage.accuracy:.2f}",
         "" if naive is None else _from_below(naive),
         "" if naive is None else f"{naive.accuracy:.2f}",
+        "" if naive is None else str(naive.victims),
         "" if rate is None else f"{rate:.1f}",
         leakage.attack,
         str(leakage.victims),
+        f"{point.seconds:.0f}",
     ]
 
 

@@ -12,7 +12,7 @@ from gradward.attacks.head import last_linear
 from gradward.attacks.observation import BUFFERS
 from gradward.data import ImageSet
 from gradward.defenses.seeding import seeded
-from gradward.training import RawImages, State
+from gradward.training import State
 
 from .clients import Clients
 from .defence import Defence, Part
@@ -21,7 +21,7 @@ from .networks import BATCH, Examples, FeatureInverter, fit_inverter, shifted
 from .protocol import Trial
 from .scoring import Evidence, Scorer
 
-_EXAMPLES = 1200
+_EXAMPLES = 2000
 _SKETCH = 256
 _TINY = 1e-20
 
@@ -34,18 +34,20 @@ def attack_updates(
     scorer: Scorer,
     effort: Effort,
 ) -> dict[str, Evidence]:
-    """Attack one-image updates, early, midway and late, the label known.
+    """Attack one-image updates of the first round, the label known.
 
     A network learns from updates that the attacker computes on images of its own through the same
-    pipeline; the candidates of a gallery are told apart by simulating the update of each.
+    pipeline; the candidates of a gallery are told apart by simulating the update of each. The first
+    round gives most: noise that does not shrink with the updates hides later ones better.
 
     Returns:
-        By round, the network's pictures with the better linkage of picture and simulation.
+        The network's pictures with the better linkage of picture and simulation.
     """
-    found = {}
-    for number, state in run.states.items():
-        generator = trial.generator("learned", number)
-        victims = [
+    number = min(run.states)
+    state = run.states[number]
+    generator = trial.generator("learned", number)
+    victims = stacked(
+        [
             defence.one_step_update(
                 model,
                 state,
@@ -54,12 +56,18 @@ def attack_updates(
             )
             for column, position in enumerate(trial.victims.tolist())
         ]
-        guesses = trial.class_means[trial.victim_images.labels]
-        reader, network = _train(trial, defence, model, state, effort, generator)
-        pictures = network(reader.read(victims), guesses).clamp(0, 1)
-        linked = link_by_simulation(trial, defence, model, state, victims)
-        found[f"round {number}"] = scorer.score(f"learned, round {number}", pictures, linked=linked)
-    return found
+    )
+    guesses = trial.class_means[trial.victim_images.labels]
+    reader, network = _train(trial, defence, model, state, effort, generator)
+    pictures = network(reader.read(victims), guesses).clamp(0, 1)
+    linked = link_by_simulation(trial, defence, model, state, victims)
+    evidence = scorer.score(f"learned, round {number}", pictures, linked=linked)
+    return {f"round {number}": evidence}
+
+
+def stacked(updates: Sequence[State]) -> State:
+    """Return many updates as one state of tensors ``(N, ...)``."""
+    return {name: torch.stack([update[name] for update in updates]) for name in updates[0]}
 
 
 class UpdateReader:
@@ -77,42 +85,36 @@ class UpdateReader:
         self.maps = maps
         self._last, _ = last_linear(model)
         counter = BUFFERS[2]
-        self._names = [
-            name
-            for name in model.state_dict()
+        # Projections by name: a withheld tensor changes nothing for the others.
+        self._projections = {
+            name: torch.randn(value.numel(), _SKETCH, generator=generator)
+            for name, value in model.state_dict().items()
             if not name.endswith(counter) and name != f"{self._last}.weight"
-        ]
-        entries = sum(model.state_dict()[name].numel() for name in self._names)
-        self._projection = torch.randn(entries, _SKETCH, generator=generator) / _SKETCH**0.5
+        }
         self._scale: Tensor | float = 1.0
 
-    def calibrate(self, updates: Sequence[State]) -> Tensor:
+    def calibrate(self, updates: State) -> Tensor:
         """Read the updates and scale all further ones as these."""
         self._scale = 1.0
         vectors = self.read(updates)
-        self._scale = vectors.std(dim=0).clamp_min(1e-6)
+        # Both parts are of unit size; what hardly varies here must not explode elsewhere.
+        self._scale = vectors.std(dim=0).clamp_min(0.1)
         return vectors / self._scale
 
-    def read(self, updates: Sequence[State]) -> Tensor:
-        """Return ``(N, C h w + 256)``; withheld tensors read as zeros."""
-        return torch.stack([self._read(update) for update in updates]) / self._scale
-
-    def _read(self, update: State) -> Tensor:
-        bias, weight = update[f"{self._last}.bias"], update[f"{self._last}.weight"]
+    def read(self, updates: State) -> Tensor:
+        """Return ``(N, C h w + 256)`` of stacked updates; withheld tensors read as zeros."""
+        bias, weight = updates[f"{self._last}.bias"], updates[f"{self._last}.weight"]
         # h of `single_image_features`, brought to unit size because noise makes it arbitrary.
-        features = bias @ weight / bias.square().sum().clamp_min(_TINY)
-        start = 0
-        sketch = torch.zeros(_SKETCH)
-        for name in self._names:
-            value = update.get(name)
-            if value is None:
-                continue
-            flat = value.flatten().float()
-            rows = self._projection[start : start + len(flat)]
-            sketch += (flat / flat.norm().clamp_min(_TINY)) @ rows
-            start += len(flat)
-        features = features / features.norm().clamp_min(_TINY) * features.numel() ** 0.5
-        return torch.cat([features, sketch])
+        features = _unit(torch.einsum("nk,nkf->nf", bias, weight)) * weight.shape[2] ** 0.5
+        sketch = torch.zeros(len(bias), _SKETCH)
+        for name, projection in self._projections.items():
+            if name in updates:
+                sketch += _unit(updates[name].flatten(1)) @ projection
+        return torch.cat([features, sketch], dim=1) / self._scale
+
+
+def _unit(rows: Tensor) -> Tensor:
+    return rows / rows.norm(dim=1, keepdim=True).clamp_min(_TINY)
 
 
 def _train(
@@ -124,15 +126,12 @@ def _train(
     generator: torch.Generator,
 ) -> tuple[UpdateReader, nn.Module]:
     """Train the inverter on the attacker's own updates, a fifth of its images held out."""
-    n = min(_EXAMPLES, 2 * effort.network_steps)
+    n = min(_EXAMPLES, 4 * effort.network_steps)
     chosen = torch.arange(n) % len(trial.known)
     images = shifted(trial.known.subset(chosen), generator)
-    updates = [
-        defence.one_step_update(model, state, source, generator) for source in _singles(images)
-    ]
     channels, height, width = shape = images.images.shape[1:]
     reader = UpdateReader(model, _feature_shape(model, shape), generator)
-    seen = reader.calibrate(updates)
+    seen = reader.calibrate(imitate_updates(defence, model, state, images, generator))
     guesses = trial.class_means[images.labels]
     # By image, not by example: copies of one image must not stand on both sides.
     held = chosen % 5 == 0
@@ -145,42 +144,50 @@ def _train(
     with seeded(generator):
         network: nn.Module = FeatureInverter(reader.maps, _SKETCH, (channels, height, width))
     check = Examples(seen[held], guesses[held], images.images[held])
-    return reader, fit_inverter(network, draw, check, effort.network_steps)
+    # Updates are harder to read than pictures.
+    return reader, fit_inverter(network, draw, check, 2 * effort.network_steps)
 
 
 def link_by_simulation(
-    trial: Trial, defence: Defence, model: nn.Module, state: State, victims: Sequence[State]
+    trial: Trial, defence: Defence, model: nn.Module, state: State, victims: State
 ) -> Tensor:
     """Name the candidate whose own update, without noise, is most like the observed one.
 
-    Likeness is the cosine over all entries that were not pruned away, or its mean over the tensors;
-    the better of the two over all victims counts.
+    Likeness is the cosine over all entries that were not pruned away, its mean over the tensors, or
+    the likelihood under noise that is the same everywhere: the nearest update. The best of the
+    three over all victims counts.
+
+    Args:
+        trial: gives victims and galleries.
+        defence: gives learning rate and clipping.
+        model: gives the architecture.
+        state: that the updates start from.
+        victims: what left them, stacked.
 
     Returns:
         ``(V,)`` probabilities, ties shared.
     """
-    clients = Clients(model, state)
-    whole = torch.zeros(len(victims), trial.galleries.shape[1])
-    by_tensor = torch.zeros_like(whole)
+    whole, by_tensor, nearness = torch.zeros(3, *trial.galleries.shape)
     labels = trial.victim_images.labels
     for label in labels.unique():
         rows = (labels == label).nonzero().flatten()
         positions, places = trial.galleries[rows].unique(return_inverse=True)
         candidates = trial.pool.subset(positions)
-        simulated = clients.updates(candidates.images, candidates.labels, defence.settings.lr)
+        simulated = _noiseless(defence, model, state, candidates)
         dots, sizes, cosines = torch.zeros(3, len(rows), len(positions))
-        names = [name for name in simulated if name in victims[0]]
+        names = [name for name in simulated if name in victims]
         for name in names:
             ours = simulated[name].flatten(1)
-            seen = torch.stack([victims[row][name].flatten() for row in rows.tolist()])
+            seen = victims[name][rows].flatten(1)
             dot, size = seen @ ours.T, (seen != 0).float() @ ours.square().T
             dots, sizes = dots + dot, sizes + size
             scale = seen.norm(dim=1, keepdim=True) * size.sqrt()
             cosines += dot / scale.clamp_min(_TINY) / len(names)
         whole[rows] = (dots / sizes.clamp_min(_TINY).sqrt()).gather(1, places)
         by_tensor[rows] = cosines.gather(1, places)
+        nearness[rows] = (2 * dots - sizes).gather(1, places)
     return max(
-        (_named(likeness, trial.truths) for likeness in (whole, by_tensor)),
+        (_named(likeness, trial.truths) for likeness in (whole, by_tensor, nearness)),
         key=lambda success: float(success.mean()),
     )
 
@@ -191,10 +198,38 @@ def _named(likeness: Tensor, truths: Tensor) -> Tensor:
     return hit.double() / best.sum(dim=1)
 
 
-def _singles(images: ImageSet) -> list[RawImages]:
-    return [
-        RawImages(images.images[i : i + 1], images.labels[i : i + 1]) for i in range(len(images))
-    ]
+def imitate_updates(
+    defence: Defence, model: nn.Module, state: State, images: ImageSet, generator: torch.Generator
+) -> State:
+    """Return what would leave one-image clients with these images, all at once.
+
+    It is `Defence.one_step_update` of each image by itself, without counters.
+    """
+    updates = _noiseless(defence, model, state, images)
+    private = defence.settings.dp_sgd
+    if private is not None:
+        deviation = defence.settings.lr * private.max_grad_norm * defence.noise_multiplier
+        for name, value in updates.items():
+            updates[name] = value + deviation * torch.randn(value.shape, generator=generator)
+    return stacked(
+        [
+            defence.send(None, {name: value[row] for name, value in updates.items()})
+            for row in range(len(images))
+        ]
+    )
+
+
+def _noiseless(defence: Defence, model: nn.Module, state: State, images: ImageSet) -> State:
+    """Return the one-image updates with DP-SGD's clipping, but without its noise."""
+    lr = defence.settings.lr
+    updates = Clients(model, state).updates(images.images, images.labels, lr)
+    private = defence.settings.dp_sgd
+    if private is None:
+        return updates
+    # Without BatchNorm there are parameters only, and each update is its one gradient.
+    sizes = torch.cat([value.flatten(1) for value in updates.values()], dim=1).norm(dim=1)
+    kept = (lr * private.max_grad_norm / sizes.clamp_min(_TINY)).clamp(max=1)
+    return {name: value * kept.view(-1, *[1] * (value.ndim - 1)) for name, value in updates.items()}
 
 
 def _feature_shape(model: nn.Module, shape: Sequence[int]) -> tuple[int, int, int]:

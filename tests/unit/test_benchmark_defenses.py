@@ -1,10 +1,11 @@
-"""The study of the defences: honest division, bounds, resumption, and attackers that find things."""
+"""The study of the defences: honest division, bounds, resumption, attackers that find things."""
 
 from __future__ import annotations
 
 import math
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,14 @@ from click.testing import CliRunner
 from scipy.stats import binomtest
 
 from gradward.data import DataError, data_root
+from gradward.defenses import adversary
 from gradward.training import RawImages
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import defenses
 from defense_study import claims, study
-from defense_study.arms import ARMS, QUICK_SETTINGS, SETTINGS
+from defense_study.arms import FRONTIER, middle, settings_of
 from defense_study.cells import plan_cells
 from defense_study.clients import Clients
 from defense_study.defence import Case
@@ -32,13 +34,14 @@ from defense_study.scoring import Evidence, pooled
 from defense_study.sources import train_start
 from defense_study.statistics import best_at_utility, mean, proportion, relative_error
 from defense_study.store import CellKey, CellResult, ResultStore
-from defense_study.update_view import link_by_simulation
+from defense_study.update_view import imitate_updates, link_by_simulation
 
 TINY = replace(
     QUICK, rounds=1, start_epochs=1, victims=4, inverted=4, adapted=1, evaluations=2,
     network_steps=4, shadows=2, fit={"autoencoder_steps": 2, "gate_steps": 1},
 )  # fmt: skip
 CELL = CellKey("histology", 0, "none", "batch")
+SETTINGS = settings_of(FRONTIER)
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +133,42 @@ def test_whoever_is_worse_than_the_mean_guesses_it() -> None:
     assert (interval.value, interval.low, interval.high) == (1, 1, 1)
 
 
+def test_an_attack_on_few_victims_that_found_nothing_proves_nothing() -> None:
+    many = Evidence(300, 290.0, 300.0, 290.0, 300.0, 290.0, linked=9.0, chance=3.0)
+    few = Evidence(8, 8.0, 8.0, 8.0, 8.0, 8.0, linked=0.0, chance=0.08)
+    cell = result(leakage={"updates": {"network": many}, "naive": {"batch 1": few}})
+    (point,) = collect([cell])
+    assert point.informed is not None
+    assert point.informed.linkage == proportion(9, 300)
+    worse = replace(few, linked=4.0)
+    (point,) = collect([replace(cell, leakage={**cell.leakage, "naive": {"batch 1": worse}})])
+    assert point.informed is not None
+    assert point.informed.linkage == proportion(4, 8)
+    # Who holds what the site trained on knows more than any inversion of the update.
+    held = {"oracle": {"network": many}, "naive": {"batch 1": worse}}
+    (point,) = collect([replace(cell, leakage=held)])
+    assert point.informed is not None
+    assert point.informed.linkage == proportion(9, 300)
+    assert point.naive is not None
+    assert point.naive.linkage == proportion(4, 8)
+
+
+def test_public_images_alone_are_taken_at_their_best() -> None:
+    cells = [
+        result(key=CellKey("mnist", seed, arm, setting), balanced_accuracy=found)
+        for seed, early, late in ((0, 0.9, 0.8), (1, 0.8, 0.85))
+        for arm, setting, found in (
+            ("public-only", "-", [early, late]),
+            ("class", "-", [early, 0.9]),
+        )
+    ]
+    by_arm = {point.arm: point for point in collect(cells)}
+    assert by_arm["public-only"].utility == pytest.approx(0.85)
+    gain = by_arm["class"].gain
+    assert gain is not None
+    assert gain.value == pytest.approx(0.05)
+
+
 def test_seeds_are_pooled_by_adding() -> None:
     generator = torch.Generator().manual_seed(0)
     errors, priors = torch.rand(2, 40, generator=generator, dtype=torch.float64)
@@ -206,18 +245,18 @@ def test_only_what_is_missing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     store = ResultStore(tmp_path / "full.jsonl")
     store.add(result())
     cells = plan_cells(["histology"], ["none", "input-noise"], [0], SETTINGS)
-    study.run_study(cells, store, TINY)
+    study.run_study(cells, FRONTIER, store, TINY)
     assert CELL not in ran
-    assert len(ran) == len(ARMS["input-noise"].settings)
-    study.run_study(cells, store, TINY)
-    assert len(ran) == len(ARMS["input-noise"].settings)
+    assert len(ran) == len(FRONTIER["input-noise"].settings)
+    study.run_study(cells, FRONTIER, store, TINY)
+    assert len(ran) == len(FRONTIER["input-noise"].settings)
 
 
 # The attackers' tools against the real thing.
 
 
 def test_many_clients_at_once_are_what_each_is_alone(trial: Trial, tmp_path: Path) -> None:
-    defence = ARMS["none"].build(Case(trial, "batch", TINY, tmp_path))
+    defence = FRONTIER["none"].build(Case(trial, "batch", TINY, tmp_path))
     model = defence.model(trial)
     start = {name: value.clone() for name, value in model.state_dict().items()}
     images = trial.public.subset(range(3))
@@ -231,15 +270,32 @@ def test_many_clients_at_once_are_what_each_is_alone(trial: Trial, tmp_path: Pat
             torch.testing.assert_close(value[row], alone[name], rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize(("arm", "setting"), [("no-buffers", "-"), ("dp-sgd", "sigma=1e-9")])
+def test_an_attacker_imitates_what_leaves_a_site(
+    trial: Trial, tmp_path: Path, arm: str, setting: str
+) -> None:
+    defence = FRONTIER[arm].build(Case(trial, setting, TINY, tmp_path))
+    model = defence.model(trial)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    images = trial.public.subset(range(3))
+    imitated = imitate_updates(defence, model, start, images, torch.Generator())
+    for row in range(3):
+        one = images.subset([row])
+        source = RawImages(one.images, one.labels)
+        sent = defence.one_step_update(model, start, source, torch.Generator())
+        assert set(imitated) == {name for name in sent if not name.endswith("tracked")}
+        for name, value in imitated.items():
+            torch.testing.assert_close(value[row], sent[name], rtol=1e-3, atol=1e-6)
+
+
 def test_linkage_by_simulation_finds_every_bare_update(trial: Trial, tmp_path: Path) -> None:
-    defence = ARMS["none"].build(Case(trial, "batch", TINY, tmp_path))
+    defence = FRONTIER["none"].build(Case(trial, "batch", TINY, tmp_path))
     model = defence.model(trial)
     start = train_start(trial, defence, TINY)
     victims = trial.victim_images
     clients = Clients(model, start).updates(victims.images, victims.labels, defence.settings.lr)
-    bare = [{name: value[row] for name, value in clients.items()} for row in range(len(victims))]
-    assert float(link_by_simulation(trial, defence, model, start, bare).mean()) == 1
-    noise = [{name: torch.randn_like(value) for name, value in one.items()} for one in bare]
+    assert float(link_by_simulation(trial, defence, model, start, clients).mean()) == 1
+    noise = {name: torch.randn_like(value) for name, value in clients.items()}
     assert float(link_by_simulation(trial, defence, model, start, noise).mean()) < 1
 
 
@@ -263,8 +319,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[ResultStore, Pat
     folder = tmp_path_factory.mktemp("study")
     store = ResultStore(folder / "quick.jsonl")
     arms = ["none", "public-only", "input-noise", "update-noise", "dp-sgd", "learned"]
-    cells = plan_cells(["histology"], arms, [0], QUICK_SETTINGS)
-    study.run_study(cells, store, TINY, folder / "sheets")
+    middles = {name: (middle(own),) for name, own in SETTINGS.items()}
+    cells = plan_cells(["histology"], arms, [0], middles)
+    short = partial(adversary.OracleSettings, latent_steps=2, picture_steps=2, batch_size=4)
+    with pytest.MonkeyPatch.context() as patch:
+        # The acceptance gate's attacker, which has tests of its own.
+        patch.setattr(adversary, "OracleSettings", short)
+        study.run_study(cells, FRONTIER, store, TINY, folder / "sheets")
     return store, folder
 
 
@@ -277,18 +338,18 @@ def test_every_kind_of_arm_runs(finished: tuple[ResultStore, Path]) -> None:
     assert (raw.mse, raw.linked) == (0, raw.victims)
     guess = by_arm["public-only"].leakage["guess"]["class mean"]
     assert guess.linked == pytest.approx(guess.chance, abs=1e-5)
-    assert {"wiener", "latent", "picture"} <= set(by_arm["learned"].leakage["oracle"])
+    assert {"network", "wiener", "latent"} <= set(by_arm["learned"].leakage["oracle"])
     assert by_arm["learned"].facts["acceptance"]["victims"] > 0
-    assert len(list((folder / "sheets").glob("*.png"))) == len(by_arm)
+    # Training on public images alone faces no attacker.
+    assert len(list((folder / "sheets").glob("*.png"))) == len(by_arm) - 1
 
 
 def test_report_of_what_is_there(finished: tuple[ResultStore, Path]) -> None:
     store, folder = finished
-    files = write_report(store.results, folder)
-    assert {file.name for file in files} >= {"report.md", "frontier-histology.png"}
+    files = write_report(store.results, [], folder)
+    assert {file.name for file in files} == {"report.md", "frontier.png"}
     text = (folder / "report.md").read_text()
     assert "| input-noise | .4 |" in text
-    assert "reached**" in text
 
 
 def test_verdicts_on_made_up_figures() -> None:
@@ -301,14 +362,15 @@ def test_verdicts_on_made_up_figures() -> None:
     cells = [
         cell("none", "batch", 0.95, 0.0),
         cell("input-noise", ".4", 0.85, 0.8),
-        cell("learned", "5", 0.91, 0.96),
+        cell("learned", "4", 0.91, 0.96),
     ]
     # At .90 input noise reaches .4 of the way to .8, which .96 beats by far.
-    text = "\n".join(claims.verdicts({"pneumonia": collect(cells)}))
-    assert "**reached**: learned 5 at utility 0.910: 0.960 (≥ 0.960) against 0.400" in text
-    cells[2] = cell("learned", "5", 0.91, 0.42)
-    text = "\n".join(claims.verdicts({"pneumonia": collect(cells)}))
-    assert "**not reached**: learned 5 at utility 0.910" in text
+    text = "\n".join(claims.verdicts({"pneumonia": collect(cells)}, {}))
+    assert "**reached**: learned 4 at utility 0.910: 0.960 (≥ 0.960)" in text
+    assert "against 0.400 of input-noise" in text
+    cells[2] = cell("learned", "4", 0.91, 0.42)
+    text = "\n".join(claims.verdicts({"pneumonia": collect(cells)}, {}))
+    assert "**not reached**: learned 4 at utility 0.910" in text
 
 
 def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

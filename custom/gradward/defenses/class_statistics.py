@@ -23,7 +23,7 @@ from gradward.defenses.noise import FrozenNoise
 # An image counts this much of the clipping norm towards the number of images.
 _COUNT = 0.1
 # Standard deviations that tell a signal from noise.
-_CERTAIN = 2.0
+_CERTAIN = 3.0
 
 
 @dataclass(frozen=True)
