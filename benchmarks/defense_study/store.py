@@ -65,13 +65,16 @@ class ResultStore:
         self._file = file
         self._results: dict[CellKey, CellResult] = {}
         if file.is_file():
-            whole = file.read_text().rpartition("\n")[0]
+            text = file.read_text()
+            whole = text.rpartition("\n")[0]
             for line in whole.splitlines():
                 result = _parse(line)
                 if result is not None:
                     self._results[result.key] = result
-            # Whatever follows the last newline would spoil the next line.
-            file.write_text(whole + "\n" if whole else "")
+            # Whatever follows the last newline would spoil the next line. A whole file is left
+            # alone: a report may be written while a study runs.
+            if not text.endswith("\n"):
+                file.write_text(whole + "\n" if whole else "")
 
     @property
     def results(self) -> list[CellResult]:

@@ -197,4 +197,9 @@ def _line(result: CellResult) -> str:
     name = f"{key.set} seed {key.seed} {key.arm} {key.setting}"
     if result.status != "ok":
         return f"{name}: {result.status}: {result.reason}"
-    return f"{name}: balanced accuracy {result.utility:.3f}, {result.seconds:.0f} s"
+    told = (
+        f"balanced accuracy {result.utility:.3f}"
+        if result.balanced_accuracy
+        else ", ".join(f"{what} {value:.3f}" for what, value in result.membership.items())
+    )
+    return f"{name}: {told}, {result.seconds:.0f} s"
