@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,10 +14,8 @@ import torch
 from torch import Tensor
 
 from gradward.data import DataError, ImageSet
-from gradward.defenses.acceptance import Acceptance
 from gradward.defenses.autoencoder import no_progress
 from gradward.defenses.channel import GatedChannel
-from gradward.defenses.fit_parts import PartCache
 from gradward.defenses.latent import TooFewImages
 from gradward.defenses.ledger import PrivacyLedger
 from gradward.defenses.noise import FrozenNoise
@@ -34,8 +31,6 @@ from .protocol import FIRST_SEED, Trial
 
 # The study's images are public, so that it may go below what a hospital must keep.
 _LEAST_CLASS_IMAGES = 10
-# Lies in a fit's cache where its acceptance gate shall not run.
-_UNJUDGED = Acceptance(math.nan, math.nan, 0, math.nan, "", 0, False)
 
 
 @dataclass
@@ -140,8 +135,6 @@ def fit(
         own = Path(cache) / "autoencoder.pt"
         if autoencoder.exists():
             shutil.copy(autoencoder, own)
-        if not judged:
-            PartCache(Path(cache)).get("acceptance", _UNJUDGED.figures)
         try:
             fitted = fit_channel(
                 settings,
@@ -150,11 +143,12 @@ def fit(
                 generator,
                 progress=no_progress,
                 cache=Path(cache),
+                judged=judged,
             )
         except (TooFewImages, DataError) as error:
             raise DefenceRefused(str(error)) from None
         shutil.copy(own, autoencoder)
-    return fitted if judged else replace(fitted, acceptance=None)
+    return fitted
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gradward.attacks.head import last_linear
-from gradward.attacks.observation import BUFFERS
+from gradward.batchnorm import BATCHNORM_BUFFERS
 from gradward.data import ImageSet
 from gradward.defenses.seeding import seeded
 from gradward.training import State
@@ -84,7 +84,7 @@ class UpdateReader:
     ) -> None:
         self.maps = maps
         self._last, _ = last_linear(model)
-        counter = BUFFERS[2]
+        counter = BATCHNORM_BUFFERS[2]
         # Projections by name: a withheld tensor changes nothing for the others.
         self._projections = {
             name: torch.randn(value.numel(), _SKETCH, generator=generator)

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from gradward.data import DataError, ImageSet
 from gradward.defenses import class_statistics
+from gradward.defenses.class_draws import ClassRelease, ReleaseSettings
 from gradward.defenses.class_features import FeatureSettings, PublicFeatures, fit_features
 from gradward.defenses.class_pictures import Movement, mixed, moved_at_random
-from gradward.defenses.class_release import ClassRelease, ReleaseSettings, release
+from gradward.defenses.class_release import release
 from gradward.defenses.class_statistics import (
     SiteStatistics,
     corrected,

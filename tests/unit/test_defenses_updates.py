@@ -7,10 +7,10 @@ import pytest
 import torch
 from scipy.stats import kstest
 
+from gradward.batchnorm import is_batchnorm_buffer
 from gradward.defenses.updates import (
     calibrated_noise,
     dual_prune,
-    is_batchnorm_buffer,
     noise_deviation,
     withhold_buffers,
 )

@@ -16,9 +16,9 @@ from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.model import make_model_learnable
 from nvflare.app_common.app_constant import AppConstants
 
+from gradward.batchnorm import BATCHNORM_BUFFERS, is_batchnorm_buffer
 from gradward.data import load_public_set
 from gradward.defenses.recalibration import calibration_images, recalibrate
-from gradward.defenses.updates import BATCHNORM_BUFFERS, is_batchnorm_buffer
 from gradward.flare.aggregator import ReproducibleAggregator
 from gradward.flare.experiment import Experiment
 from gradward.flare.states import as_arrays, load_global_state

@@ -92,6 +92,31 @@ def test_what_cannot_be_strengthened_is_withheld_all_the_same(
     assert "could not be strengthened" in desk.journal(JOURNAL)[-1]["reason"]
 
 
+def test_an_error_that_cannot_be_noted_lets_nothing_pass(
+    desk: Desk, measured: dict[str, float]
+) -> None:
+    measured["recovered"] = 0.9
+    del desk.components["perturbation"]
+    fl_ctx, raw = trained(desk)
+    errors = desk.root / "gradward" / "jobs" / "job-1" / "errors.log"
+    errors.mkdir(parents=True)
+    gate = LeakageGate(**ATTACK, action="strengthen", on_failure="pass")
+    assert gate.process(raw, fl_ctx) == WITHHELD
+
+
+def test_values_that_cannot_be_shown_change_no_verdict(
+    desk: Desk, measured: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("no such sender")
+
+    monkeypatch.setattr("gradward.flare.gate.stream_scalars", refuse)
+    desk.settings(gate={"stream": True})
+    measured["recovered"] = 0.9
+    fl_ctx, raw = trained(desk)
+    assert LeakageGate(**ATTACK, on_failure="pass").process(raw, fl_ctx) == WITHHELD
+
+
 @pytest.mark.parametrize("on_failure", ["withhold", "pass"])
 @pytest.mark.parametrize("failure", ["no attack applies", "undefined", "RuntimeError", "no note"])
 def test_an_update_that_was_not_judged_goes_by_configuration(

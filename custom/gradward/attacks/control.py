@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradward.attacks.observation import BUFFERS
+from gradward.batchnorm import is_batchnorm_buffer
 from gradward.training import (
     RawImages,
     State,
@@ -78,6 +78,6 @@ def withhold_alike(control: State, update: Mapping[str, Any]) -> State:
     return {
         name: value
         for name, value in control.items()
-        if name.rpartition(".")[2] not in BUFFERS
+        if not is_batchnorm_buffer(name)
         or (name in update and bool(torch.as_tensor(update[name]).any()))
     }

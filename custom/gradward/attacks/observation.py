@@ -10,14 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from gradward.batchnorm import BATCHNORM_BUFFERS, has_statistics
 from gradward.training import State
 
 # Counters that went through float32 arithmetic are off by rounding; more is no counter.
 COUNTER_TOLERANCE = 1e-3
 MAX_STEPS = 2**31
-BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class ObservationError(ValueError):
@@ -125,7 +124,7 @@ class Observation:
             {name: value.to(reference[name].dtype) for name, value in before.items()}
         )
 
-        norms = {name: m for name, m in own.named_modules() if _keeps_statistics(m)}
+        norms = {name: m for name, m in own.named_modules() if has_statistics(m)}
         counts = {name: _count(change, name) for name in norms}
         layers = tuple(
             layer
@@ -150,10 +149,6 @@ class Observation:
             batch_statistics=layers,
             steps=known.pop() if len(known) == 1 else None,
         )
-
-
-def _keeps_statistics(module: nn.Module) -> bool:
-    return isinstance(module, _BatchNorm) and module.running_mean is not None
 
 
 def _checked_state(
@@ -194,7 +189,7 @@ def _checked_state(
 
 def _count(change: Mapping[str, Tensor], layer: str) -> int | None:
     """Return K of one layer; None where its counter is missing."""
-    name = f"{layer}.{BUFFERS[2]}"
+    name = f"{layer}.{BATCHNORM_BUFFERS[2]}"
     if name not in change:
         return None
     value = float(change[name])
@@ -216,16 +211,18 @@ def _layer_statistics(
     Exact for any K: ``(r_K - (1-m)^K r_0) / (1 - (1-m)^K)``, or cumulative
     ``((N0+K) r_K - N0 r_0) / K``; written for the change ``r_K - r_0``, which loses fewer digits.
     """
-    names = [f"{name}.{buffer}" for buffer in BUFFERS[:2]]
+    names = [f"{name}.{buffer}" for buffer in BATCHNORM_BUFFERS[:2]]
     if not steps or any(key not in change for key in names):
         return None
     if not any(bool(change[key].any()) for key in names):
         return None
     momentum: Any = module.momentum
     if momentum is None:
-        start = float(before[f"{name}.{BUFFERS[2]}"])
+        start = float(before[f"{name}.{BATCHNORM_BUFFERS[2]}"])
         if not math.isclose(start, round(start), abs_tol=COUNTER_TOLERANCE) or start < 0:
-            raise ObservationError(f"the global state: {name}.{BUFFERS[2]} must be a whole number")
+            raise ObservationError(
+                f"the global state: {name}.{BATCHNORM_BUFFERS[2]} must be a whole number"
+            )
         gain = (round(start) + steps) / steps
     elif momentum == 0:
         return None

@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -16,8 +15,10 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.utils.hooks import RemovableHandle
 
 from gradward.attacks.observation import AttackRefused, Observation, forward_weights
+from gradward.hooks import HookContext
 from gradward.training import TrainingSettings
 
 
@@ -42,7 +43,7 @@ def training_copy(model: nn.Module) -> nn.Module:
     return own
 
 
-class StatisticsTap:
+class StatisticsTap(HookContext):
     """Collects differentiable batch statistics at the inputs of BatchNorm layers, as a context.
 
     Args:
@@ -57,21 +58,12 @@ class StatisticsTap:
         self.stop_after = stop_after
         self.calls: list[tuple[str, Tensor, Tensor]] = []
 
-    def __enter__(self) -> StatisticsTap:
-        self._handles = [
+    def hook(self) -> list[RemovableHandle]:
+        """Hook the named layers."""
+        return [
             self.model.get_submodule(name).register_forward_pre_hook(self._hook(name))
             for name in self.names
         ]
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for handle in self._handles:
-            handle.remove()
 
     def forward(self, images: Tensor) -> list[tuple[str, Tensor, Tensor]]:
         """Run ``images`` and return the calls as (name, mean, unbiased variance)."""

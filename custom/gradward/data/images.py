@@ -65,3 +65,16 @@ class ImageSet:
             self.labels[index],
             None if patients is None else tuple(patients[i] for i in index.tolist()),
         )
+
+
+def require_same_form(site_images: ImageSet, public: ImageSet) -> None:
+    """Make sure that a site's images and public ones have the same channels, height and width.
+
+    Raises:
+        DataError: they have not.
+    """
+    if public.images.shape[1:] != site_images.images.shape[1:]:
+        raise DataError(
+            f"public images of shape {tuple(public.images.shape[1:])} do not fit site images of "
+            f"shape {tuple(site_images.images.shape[1:])}"
+        )

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from gradward.data.images import DataError, ImageSet
+from gradward.data.images import ImageSet, require_same_form
 from gradward.defenses.acceptance import PerturbationRefused
 from gradward.defenses.autoencoder import Progress
 from gradward.defenses.channel import GatedChannel
-from gradward.defenses.class_release import ClassRelease, release
+from gradward.defenses.class_draws import ClassRelease
+from gradward.defenses.class_release import release
 from gradward.defenses.fit_parts import PartCache
 from gradward.defenses.noise import FrozenNoise
 from gradward.defenses.perturbation_fit import (
@@ -57,11 +58,7 @@ def fit_and_admit(
     cache: Path | None,
 ) -> Admitted:
     """Fit what ``settings`` ask for; see :meth:`SitePerturber.fit` for arguments and errors."""
-    if public.images.shape[1:] != site_images.images.shape[1:]:
-        raise DataError(
-            f"public images of shape {tuple(public.images.shape[1:])} do not fit site images of "
-            f"shape {tuple(site_images.images.shape[1:])}"
-        )
+    require_same_form(site_images, public)
     if cache is not None:
         data_key = "".join(
             noise.key(values)

@@ -9,12 +9,12 @@ published weight would do anything.
 
 from __future__ import annotations
 
-from types import TracebackType
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 
+from gradward.hooks import HookContext
 from gradward.training_settings import BidoSettings
 
 # Of the Gaussian kernels: sigma = 5 sqrt(d) for d-dimensional vectors; and the ridge that is added
@@ -65,7 +65,7 @@ def normalised_hsic(kernel: Tensor, other: Tensor) -> Tensor:
     return (share(kernel) * share(other).T).sum()
 
 
-class BidoLoss:
+class BidoLoss(HookContext):
     """The loss above, as a context in which the hidden outputs are recorded.
 
     Args:
@@ -88,18 +88,9 @@ class BidoLoss:
         self._layers = [layers[name] for name in settings.hidden_layers]
         self._hidden: list[Tensor] = []
 
-    def __enter__(self) -> BidoLoss:
-        self._handles = [layer.register_forward_hook(self._record) for layer in self._layers]
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for handle in self._handles:
-            handle.remove()
+    def hook(self) -> list[RemovableHandle]:
+        """Hook the hidden layers."""
+        return [layer.register_forward_hook(self._record) for layer in self._layers]
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of ``(B, C, H, W)`` images and ``(B,)`` labels; CE alone for B = 1."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradward.data.images import DataError, ImageSet
+from gradward.data.images import DataError, ImageSet, require_same_form
 from gradward.defenses.autoencoder import Progress, no_progress
 from gradward.defenses.class_draws import Certificate, ClassRelease, ReleaseSettings
 from gradward.defenses.class_features import PublicFeatures, fit_features
@@ -28,16 +28,6 @@ from gradward.defenses.class_statistics import (
     patient_sum,
 )
 from gradward.defenses.noise import FrozenNoise
-
-__all__ = [
-    "Certificate",
-    "ClassRelease",
-    "ReleaseSettings",
-    "SiteSummary",
-    "public_classifier",
-    "release",
-    "summarise",
-]
 
 
 @dataclass(frozen=True)
@@ -193,8 +183,4 @@ def _check_data(site_images: ImageSet, public: ImageSet, num_classes: int) -> No
             raise DataError(f"there are no {name} images")
         if not (part.labels.min() >= 0 and part.labels.max() < num_classes):
             raise DataError(f"a label of the {name} images is not in [0, {num_classes})")
-    if public.images.shape[1:] != site_images.images.shape[1:]:
-        raise DataError(
-            f"public images of shape {tuple(public.images.shape[1:])} do not fit site images of "
-            f"shape {tuple(site_images.images.shape[1:])}"
-        )
+    require_same_form(site_images, public)

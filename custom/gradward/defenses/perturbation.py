@@ -14,7 +14,7 @@ from gradward.data.images import ImageSet
 from gradward.defenses.admission import fit_and_admit
 from gradward.defenses.autoencoder import Progress, no_progress
 from gradward.defenses.channel import GatedChannel
-from gradward.defenses.class_release import ClassRelease
+from gradward.defenses.class_draws import ClassRelease
 from gradward.defenses.ledger import PrivacyLedger
 from gradward.defenses.noise import FrozenNoise
 from gradward.defenses.perturbation_settings import GATED_MODES, PerturbationSettings

@@ -101,6 +101,7 @@ def fit_channel(
     progress: Progress,
     seconds: float | None = None,
     cache: Path | None = None,
+    judged: bool = True,
 ) -> FittedChannel:
     """Fit autoencoder, class statistics, teacher and gates, and judge the result.
 
@@ -115,6 +116,7 @@ def fit_channel(
             reproduced.
         cache: folder for finished parts and the autoencoder's checkpoint; the caller keeps apart
             what belongs to other data or settings.
+        judged: False leaves the acceptance gate out, for studies; no site may train on the result.
 
     Raises:
         TooFewImages: a class has too few for statistics of its own.
@@ -180,7 +182,7 @@ def fit_channel(
     latent = ClassLatent.from_state(found["latent"])
     channel = GatedChannel(latent, parts.get("gates", build_gates)["gate"])
     acceptance = None
-    if settings.gated:
+    if settings.gated and judged:
         acceptance = Acceptance(**parts.get("acceptance", judge))
     progress("acceptance", 1.0)
     figures = {"autoencoder_mse": found["error"], "fit_seconds": parts.seconds}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from gradward.batchnorm import has_statistics
 from gradward.data import ImageSet
 
 # Enough for BatchNorm's statistics: .956 balanced accuracy on PneumoniaMNIST, against .945 with the
@@ -15,7 +15,7 @@ IMAGES = 64
 
 def keeps_statistics(model: nn.Module) -> bool:
     """Whether the model has BatchNorm layers with running statistics."""
-    return any(_has_statistics(module) for module in model.modules())
+    return any(has_statistics(module) for module in model.modules())
 
 
 def recalibrate(model: nn.Module, images: Tensor, batch_size: int = IMAGES) -> None:
@@ -41,7 +41,7 @@ def recalibrate(model: nn.Module, images: Tensor, batch_size: int = IMAGES) -> N
             f"recalibration needs batches of at least 2 images, got {len(images)} images in "
             f"{batches} batches"
         )
-    layers = [module for module in model.modules() if _has_statistics(module)]
+    layers = [module for module in model.modules() if has_statistics(module)]
     modes = {module: module.training for module in model.modules()}
     momenta = {layer: layer.momentum for layer in layers}
     model.eval()
@@ -59,10 +59,6 @@ def recalibrate(model: nn.Module, images: Tensor, batch_size: int = IMAGES) -> N
             layer.momentum = momenta[layer]
         for module, mode in modes.items():
             module.training = mode
-
-
-def _has_statistics(module: nn.Module) -> bool:
-    return isinstance(module, _BatchNorm) and module.running_mean is not None
 
 
 def calibration_images(images: ImageSet, count: int = IMAGES) -> Tensor:

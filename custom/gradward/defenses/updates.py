@@ -11,14 +11,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from gradward.batchnorm import is_batchnorm_buffer
 from gradward.training import State
-
-BATCHNORM_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
-
-
-def is_batchnorm_buffer(name: str) -> bool:
-    """Whether a tensor of a state is one of BatchNorm's running statistics or counters."""
-    return name.rpartition(".")[2] in BATCHNORM_BUFFERS
 
 
 def noise_deviation(update: Mapping[str, Tensor], fraction: float, percentile: float) -> float:

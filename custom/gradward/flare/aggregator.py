@@ -14,8 +14,8 @@ from nvflare.app_common.abstract.aggregator import Aggregator
 from nvflare.app_common.abstract.model import ModelLearnableKey
 from nvflare.app_common.app_constant import AppConstants
 
+from gradward.batchnorm import is_batchnorm_buffer
 from gradward.data import DataError
-from gradward.defenses.updates import is_batchnorm_buffer
 from gradward.flare.experiment import JobError, experiment_of
 from gradward.flare.recalibration import PublicRecalibration
 from gradward.flare.site import SiteSettingsError, open_site

@@ -11,7 +11,7 @@ from typing import Any
 
 from nvflare.apis.dxo import DataKind
 from nvflare.apis.filter import Filter
-from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReturnCode
+from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.app_common.app_constant import AppConstants
@@ -19,6 +19,7 @@ from nvflare.app_common.app_constant import AppConstants
 from gradward.flare.analytics import stream_scalars
 from gradward.flare.experiment import experiment_of, find_component
 from gradward.flare.journal import note
+from gradward.flare.outgoing import comes_in
 from gradward.flare.perturber import Perturbation
 from gradward.flare.receipt import assignment_of
 from gradward.flare.self_attack import NotJudged, SelfAttack
@@ -153,8 +154,7 @@ class LeakageGate(Filter):
             verdict = self._unjudged(str(error))
         except Exception as error:
             if site is not None:
-                with contextlib.suppress(OSError):
-                    record_private_error(site)
+                record_private_error(site)
             verdict = self._unjudged(f"the gate failed with {type(error).__name__}")
         if verdict.reason:
             fate = "leaves all the same" if verdict.passes else "is withheld"
@@ -162,11 +162,12 @@ class LeakageGate(Filter):
         if site is not None:
             with contextlib.suppress(OSError):
                 note(site.job_folder / JOURNAL, verdict.entry())
+            self._stream(site, verdict, fl_ctx)
         return shareable if verdict.passes else make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR)
 
     def _concerns(self, shareable: Shareable, fl_ctx: FLContext) -> bool:
         """Whether this is an update on its way out, in a round with a gate."""
-        if fl_ctx.get_prop(FLContextKey.FILTER_DIRECTION) == FilterKey.IN:
+        if comes_in(self, fl_ctx):
             return False
         if self.sites is not None and fl_ctx.get_identity_name() not in self.sites:
             return False
@@ -190,9 +191,6 @@ class LeakageGate(Filter):
         values = {name: getattr(scores, name) for name in self.limits}
         undefined = [name for name, value in values.items() if math.isnan(value)]
         beyond = [name for name, value in values.items() if value > self.limits[name]]
-        if site.gate.stream:
-            rounded = {name: round(value, DIGITS) for name, value in values.items()}
-            stream_scalars(fl_ctx, self.analytics_sender_id, "defense/gate", rounded, number)
         verdict = _Verdict(True, "", number, time.monotonic() - started, values)
         if beyond:
             reason = f"{' and '.join(beyond)} beyond the limit in round {number}"
@@ -203,6 +201,17 @@ class LeakageGate(Filter):
             reason = f"{' and '.join(undefined)} is undefined for these images"
             return replace(verdict, passes=self.on_failure == "pass", reason=reason)
         return verdict
+
+    def _stream(self, site: Site, verdict: _Verdict, fl_ctx: FLContext) -> None:
+        """Show the values where the site allows it; a failure changes no verdict."""
+        if not site.gate.stream or verdict.round is None:
+            return
+        rounded = {name: round(value, DIGITS) for name, value in verdict.values.items()}
+        try:
+            stream_scalars(fl_ctx, self.analytics_sender_id, "defense/gate", rounded, verdict.round)
+        except Exception as error:
+            record_private_error(site)
+            self.log_warning(fl_ctx, f"the gate's values stay here: {type(error).__name__}")
 
     def _strengthen(self, site: Site, fl_ctx: FLContext) -> str:
         try:

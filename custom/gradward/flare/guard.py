@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from nvflare.apis.dxo import DXO, DataKind, MetaKey
-from nvflare.apis.filter import Filter, FilterChainType, FilterContextKey
-from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReturnCode
+from nvflare.apis.filter import Filter
+from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.app_common.app_constant import AppConstants
 
-from gradward.attacks.observation import BUFFERS
+from gradward.batchnorm import is_batchnorm_buffer
 from gradward.defenses.noise import load_secret
 from gradward.flare.experiment import experiment_of
 from gradward.flare.journal import note
@@ -24,6 +24,7 @@ from gradward.flare.outgoing import (
     checked_metrics,
     checked_score_reply,
     checked_state,
+    comes_in,
     error_reply,
     read_result,
 )
@@ -137,19 +138,13 @@ class PerturbationGuard(Filter):
         except Exception as error:
             reason = f"the guard failed with {type(error).__name__}"
             if site is not None:
-                with contextlib.suppress(OSError):
-                    record_private_error(site)
+                record_private_error(site)
         self._tell(site, fl_ctx, reason)
         return make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR)
 
     def _leaves_here(self, fl_ctx: FLContext) -> bool:
-        """Whether this is a result on its way out of a guarded site.
-
-        A policy file can be shared with the server, as in the simulator: results come in there.
-        """
-        if self.get_prop(FilterContextKey.CHAIN_TYPE) == FilterChainType.TASK_DATA_CHAIN:
-            return False
-        if fl_ctx.get_prop(FLContextKey.FILTER_DIRECTION) == FilterKey.IN:
+        """Whether this is a result on its way out of a guarded site."""
+        if comes_in(self, fl_ctx):
             return False
         return self.sites is None or fl_ctx.get_identity_name() in self.sites
 
@@ -238,7 +233,7 @@ class PerturbationGuard(Filter):
                 name: TensorForm(
                     shape=tuple(value.shape),
                     dtype=value.numpy().dtype,
-                    may_lack=self.withheld_buffers and name.rpartition(".")[2] in BUFFERS,
+                    may_lack=self.withheld_buffers and is_batchnorm_buffer(name),
                 )
                 for name, value in model.state_dict().items()
             }

@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 from nvflare.apis.dxo import DXO, DataKind
-from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.filter import Filter, FilterChainType, FilterContextKey
+from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReturnCode
+from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable, make_reply
 
 from gradward.flare.protocol import ScoreReply
@@ -42,6 +44,17 @@ class TensorForm:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     may_lack: bool = False
+
+
+def comes_in(own: Filter, fl_ctx: FLContext) -> bool:
+    """Whether what a filter is shown is no result on its way out of a site.
+
+    A policy file can be shared with the server, as in the simulator: results come in there.
+    """
+    return bool(
+        own.get_prop(FilterContextKey.CHAIN_TYPE) == FilterChainType.TASK_DATA_CHAIN
+        or fl_ctx.get_prop(FLContextKey.FILTER_DIRECTION) == FilterKey.IN
+    )
 
 
 def error_reply(message: Shareable) -> Shareable | None:

@@ -16,7 +16,7 @@ PROGRESS_SECONDS = 10.0
 def streamed_figures(perturber: SitePerturber) -> dict[str, float | None]:
     """Return the figures that are streamed under ``defense/``, rounded; None where there is none.
 
-    ``rate`` in nats, ``clipped`` fraction of coordinates, ``linkage`` and ``mse`` of the fresh
+    ``rate`` in nats, ``clipped`` fraction of the images, ``linkage`` and ``mse`` of the fresh
     attacker (the latter over that of guessing the class mean), ``fit_seconds``.
     """
     report = perturber.report
@@ -43,8 +43,7 @@ class FitProgress:
         self._next = 0.0
 
     def __call__(self, part: str, share: float) -> None:
-        """Log, unless the last line is only seconds old."""
-        """Log the share done of one part of the fit."""
+        """Log the share done of one part of the fit, unless the last line is only seconds old."""
         now = time.monotonic()
         if now >= self._next:
             self._next = now + PROGRESS_SECONDS

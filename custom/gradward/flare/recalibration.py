@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from gradward.batchnorm import is_batchnorm_buffer
 from gradward.data import DataError
 from gradward.defenses.recalibration import calibration_images, keeps_statistics, recalibrate
-from gradward.defenses.updates import is_batchnorm_buffer
 from gradward.flare.experiment import Experiment
 from gradward.flare.site import Site
 from gradward.flare.states import as_arrays, load_global_state

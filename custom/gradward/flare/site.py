@@ -7,6 +7,7 @@ simulated sites share one folder.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -189,8 +190,13 @@ def _forget_earlier_simulation(run_folder: Path, job_folder: Path) -> None:
 
 
 def record_private_error(site: Site) -> None:
-    """Keep the current traceback at home: NVFlare streams a site's log to the server."""
+    """Keep the current traceback at home: NVFlare streams a site's log to the server.
+
+    A disk that is full loses the traceback and nothing else: whoever is handling an error must not
+    meet another one here.
+    """
     log = site.job_folder / "errors.log"
-    log.touch(mode=0o600, exist_ok=True)
-    with log.open("a", encoding="utf-8") as stream:
-        traceback.print_exc(file=stream)
+    with contextlib.suppress(OSError):
+        log.touch(mode=0o600, exist_ok=True)
+        with log.open("a", encoding="utf-8") as stream:
+            traceback.print_exc(file=stream)

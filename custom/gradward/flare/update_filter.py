@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from abc import abstractmethod
 from typing import Any
 
 import numpy as np
 import torch
 from nvflare.apis.dxo import DXO, DataKind, MetaKey
-from nvflare.apis.filter import Filter, FilterChainType, FilterContextKey
-from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReturnCode
+from nvflare.apis.filter import Filter
+from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 
@@ -19,6 +18,7 @@ from gradward.flare.outgoing import (
     Blocked,
     checked_metrics,
     checked_score_reply,
+    comes_in,
     error_reply,
     read_result,
 )
@@ -56,7 +56,7 @@ class UpdateFilter(Filter):
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         """Return the changed update, a checked message, or an error reply; never raises."""
-        if self._comes_in(fl_ctx):
+        if comes_in(self, fl_ctx):
             return shareable
         site: Site | None = None
         try:
@@ -67,18 +67,10 @@ class UpdateFilter(Filter):
         except Exception as error:
             reason = f"{type(self).__name__} failed with {type(error).__name__}"
             if site is not None:
-                with contextlib.suppress(OSError):
-                    record_private_error(site)
+                record_private_error(site)
         task = fl_ctx.get_prop(FLContextKey.TASK_NAME)
         self.log_warning(fl_ctx, f"the result of '{task}' was blocked: {reason}")
         return make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR)
-
-    def _comes_in(self, fl_ctx: FLContext) -> bool:
-        # A policy file can be shared with the server, as in the simulator.
-        return (
-            self.get_prop(FilterContextKey.CHAIN_TYPE) == FilterChainType.TASK_DATA_CHAIN
-            or fl_ctx.get_prop(FLContextKey.FILTER_DIRECTION) == FilterKey.IN
-        )
 
     def _pass(self, site: Site, message: Shareable, fl_ctx: FLContext) -> Shareable:
         # The context is NVFlare's own; the message may call itself what it likes.
