@@ -166,7 +166,7 @@ def _unlinked(point: Point) -> float | None:
 
 def _accuracy(points: Sequence[Point]) -> list[Verdict]:
     def hidden(point: Point) -> float | None:
-        return None if point.naive is None else -point.naive.accuracy
+        return None if point.naive is None else -point.naive.accuracy.value
 
     found = []
     for point in _of(points, "class-hiding"):
@@ -175,8 +175,8 @@ def _accuracy(points: Sequence[Point]) -> list[Verdict]:
             continue
         arm, value = best[0], -best[1]
         own = point.naive.accuracy
-        figures = f"{_named(point)}: accuracy {own:.3f} against {value:.3f} of {arm}"
-        found.append(Verdict(ACCURACY_MARGIN * value - own, figures))
+        figures = f"{_named(point)}: accuracy {_from_above(own)} against {value:.3f} of {arm}"
+        found.append(Verdict(ACCURACY_MARGIN * value - own.high, figures))
     return found
 
 

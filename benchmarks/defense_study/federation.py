@@ -32,7 +32,7 @@ class Effort:
         rounds: of the federation.
         start_epochs: of training on the public images, before the federation.
         victims: attacked images of one seed.
-        inverted: of them, those attacked by naive inversion.
+        inverted: of them, those attacked by naive inversion after the first round.
         adapted: of them, those attacked by inversion that knows the defence.
         evaluations: of one inversion.
         network_steps: of training an attacker's network.
@@ -70,7 +70,7 @@ class FederationRun:
     """What a federation came to.
 
     Attributes:
-        balanced_accuracy: on clean test images, at the start and after the last round.
+        balanced_accuracy: on clean test images, at the start and after each round.
         states: global states at the start of an early, a middle and a late round, by round.
     """
 
@@ -150,7 +150,7 @@ def federate(
         )
         after(own)
         state = state_copy(own)
-    run.balanced_accuracy.append(_utility(own, trial))
+        run.balanced_accuracy.append(_utility(own, trial))
     return run
 
 

@@ -40,7 +40,7 @@ class Leakage:
     reidentified: Interval
     recovered: float
     ssim: float
-    accuracy: float
+    accuracy: Interval
     victims: int
     chance: float
 
@@ -109,7 +109,7 @@ def _public_only(
     cells = [r for r in results if r.key.arm == _PUBLIC[0] and r.balanced_accuracy]
     for name in {cell.key.set for cell in cells}:
         own = [cell for cell in cells if cell.key.set == name]
-        before, after = ([cell.balanced_accuracy[place] for cell in own] for place in (0, -1))
+        before, after = [cell.balanced_accuracy[0] for cell in own], [cell.utility for cell in own]
         better = before if sum(before) > sum(after) else after
         found |= {(name, *_PUBLIC, cell.key.seed): u for cell, u in zip(own, better, strict=True)}
     return found
@@ -149,7 +149,7 @@ def _point(
         utility=sum(utilities[name, arm, setting, seed] for seed in seeds) / len(seeds),
         cost=None if cost is None else Interval(-cost.value, -cost.high, -cost.low),
         gain=paired(*_PUBLIC),
-        naive=_leakage(good, NAIVE),
+        naive=_leakage(good, NAIVE, of_all=True),
         informed=_leakage(good, _informed(good)),
         facts=_facts(good),
         membership=membership,
@@ -179,7 +179,10 @@ def _informed(cells: Sequence[CellResult]) -> Sequence[str]:
     return [name for name in EVERYONE if not (held and name in NAIVE)]
 
 
-def _leakage(cells: Sequence[CellResult], attackers: Sequence[str]) -> Leakage | None:
+def _leakage(
+    cells: Sequence[CellResult], attackers: Sequence[str], *, of_all: bool = False
+) -> Leakage | None:
+    """Pool the seeds of each attack; with ``of_all`` those alone that attacked the most victims."""
     attacks: dict[str, list[Evidence]] = defaultdict(list)
     for cell in cells:
         for attacker in attackers:
@@ -188,6 +191,9 @@ def _leakage(cells: Sequence[CellResult], attackers: Sequence[str]) -> Leakage |
     if not attacks:
         return None
     whole = {name: pooled(parts) for name, parts in attacks.items()}
+    if of_all:
+        most = max(evidence.victims for evidence in whole.values())
+        whole = {name: e for name, e in whole.items() if e.victims > most / 2}
     errors = {name: relative_error(evidence) for name, evidence in whole.items()}
     best = min(errors, key=lambda name: errors[name].value)
     every = whole.values()
@@ -198,7 +204,7 @@ def _leakage(cells: Sequence[CellResult], attackers: Sequence[str]) -> Leakage |
         reidentified=_greatest([proportion(e.reidentified, e.victims) for e in every]),
         recovered=max(e.recovered / e.victims for e in every),
         ssim=max(e.ssim / e.victims for e in every),
-        accuracy=max(e.correct / e.victims for e in every),
+        accuracy=_greatest([proportion(e.correct, e.victims) for e in every]),
         victims=whole[best].victims,
         chance=whole[best].chance / whole[best].victims,
     )

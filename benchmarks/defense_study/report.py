@@ -10,23 +10,24 @@ from .federation import FULL
 from .plots import plot_certified, plot_frontier
 from .points import Point, collect
 from .protocol import FIRST_SEED
-from .store import CellResult
+from .store import LAST_ROUNDS, CellResult
 from .tables import table
 
 _PROTOCOL = f"""\
 Three sites average their models for {FULL.rounds} rounds. Every arm starts from a model trained
 on the public part, at most a tenth of the patients and none of the sites'. Utility is the balanced
-accuracy on clean test images; cost and gain are paired by seed. Leakage is the best of all
-attackers who know the defence and the label, on {FULL.victims} images of the first site a seed,
-each among 100 candidates of its class from other patients. Gradient inversions are dear and attack
-{max(FULL.inverted, FULL.adapted)} images, of seed {FIRST_SEED} alone (the columns of victims tell).
-"Naive" attackers know neither defence nor label. MSE is relative to that of the class mean and cut
-at 1. Each bound holds by itself with 95 %.
+accuracy on clean test images, the mean over the last {LAST_ROUNDS} rounds; cost and gain are paired
+by seed. Leakage is the best of all attackers who know the defence and the label, on {FULL.victims}
+images of the first site a seed, each among 100 candidates of its class from other patients.
+Gradient inversions that know the defence are dear and attack {FULL.adapted} images, of seed
+{FIRST_SEED} alone (the columns of victims tell). "Naive" attackers know neither defence nor label.
+MSE is relative to that of the class mean and cut at 1. Each bound holds by itself with 95 %.
 
-The learned inverter and the linkage by simulation attack one-image updates of the first round, the
-naive inversion batches of 1 and 4 in an early, a middle and a late one, the adapted inversion
-batches of 1 in an early and a late one. The oracle holds what the site trained on: of noisy or
-erased images one draw, which favours those baselines, of the perturbation the latent itself."""
+The learned inverter and the linkage by simulation attack one-image updates of the first round; the
+naive inversion batches of 1 and 4 in the first round (and, of {FULL.inverted} images, in a middle
+and a late one: see the JSON lines), the adapted inversion batches of 1 in an early and a late one.
+The oracle holds what the site trained on: of noisy or erased images one draw, which favours those
+baselines, of the perturbation the latent itself."""
 
 
 def write_report(

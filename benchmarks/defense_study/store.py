@@ -9,7 +9,9 @@ from typing import Any
 
 from .scoring import Evidence
 
-VERSION = 1
+VERSION = 2
+# The model of a single round is a matter of luck where a set is small.
+LAST_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class CellResult:
         status: ``"ok"``; ``"refused"`` where the defence itself declined to train, or
             ``"failed"``, which a later run tries again.
         reason: of any other status than ok.
-        balanced_accuracy: on clean test images, at the start and after the last round.
+        balanced_accuracy: on clean test images, at the start and after each round.
         leakage: attacker to attack to evidence.
         facts: what the defence states of itself: rate, epsilon, seconds, acceptance.
         membership: what the attacker holds to the area under the ROC curve, and its upper bound.
@@ -49,8 +51,9 @@ class CellResult:
 
     @property
     def utility(self) -> float:
-        """Balanced accuracy after the last round."""
-        return self.balanced_accuracy[-1]
+        """Balanced accuracy, the mean over the last three rounds."""
+        last = self.balanced_accuracy[1:][-LAST_ROUNDS:]
+        return sum(last) / len(last)
 
 
 class ResultStore:

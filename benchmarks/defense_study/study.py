@@ -183,12 +183,10 @@ def _attack(
         found["oracle"] = attack_view(trial, defence.view, scorer, effort)
     if UPDATES in attackers:
         found["updates"] = attack_updates(trial, defence, model, run, scorer, effort)
-    if trial.seed != FIRST_SEED:
-        return found
-    if ADAPTED in attackers:
-        found["adapted"] = attack_adapted(trial, defence, model, run, scorer, effort)
     if NAIVE in attackers:
         found["naive"] = attack_naively(trial, defence, model, run, scorer, effort)
+    if ADAPTED in attackers and trial.seed == FIRST_SEED:
+        found["adapted"] = attack_adapted(trial, defence, model, run, scorer, effort)
     return found
 
 

@@ -54,11 +54,11 @@ def _row(point: Point) -> list[str]:
         _signed(point.gain),
         _from_below(leakage),
         f"{leakage.linkage.value:.3f} (≤ {leakage.linkage.high:.3f}; chance {leakage.chance:.3f})",
-        f"{leakage.reidentified.value:.3f} (≤ {leakage.reidentified.high:.3f})",
+        _from_above(leakage.reidentified),
         f"{leakage.recovered:.2f}",
         f"{leakage.ssim:.2f}",
         "" if naive is None else _from_below(naive),
-        "" if naive is None else f"{naive.accuracy:.2f}",
+        "" if naive is None else _from_above(naive.accuracy),
         "" if naive is None else str(naive.victims),
         "" if rate is None else f"{rate:.1f}",
         leakage.attack,
@@ -69,6 +69,10 @@ def _row(point: Point) -> list[str]:
 
 def _from_below(leakage: Leakage) -> str:
     return f"{leakage.mse.value:.3f} (≥ {leakage.mse.low:.3f})"
+
+
+def _from_above(interval: Interval) -> str:
+    return f"{interval.value:.3f} (≤ {interval.high:.3f})"
 
 
 def _signed(interval: Interval | None) -> str:

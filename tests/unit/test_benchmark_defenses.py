@@ -153,6 +153,22 @@ def test_an_attack_on_few_victims_that_found_nothing_proves_nothing() -> None:
     assert point.naive.linkage == proportion(4, 8)
 
 
+def test_who_does_not_know_the_defence_is_judged_on_all_victims() -> None:
+    many = Evidence(300, 200.0, 300.0, 200.0, 300.0, 200.0, correct=30.0, chance=3.0)
+    lucky = Evidence(8, 2.0, 8.0, 2.0, 8.0, 2.0, correct=6.0, chance=0.08)
+    found = {"naive": {"batch 1 round 0": many, "batch 1 round 3": lucky}}
+    (point,) = collect([result(leakage=found)])
+    assert point.naive is not None
+    assert point.naive.accuracy == proportion(30, 300)
+    assert point.naive.victims == 300
+
+
+def test_utility_is_that_of_the_last_three_rounds() -> None:
+    # The first figure is the start's.
+    assert result(balanced_accuracy=[0.1, 0.2, 0.6, 0.9, 0.9]).utility == pytest.approx(0.8)
+    assert result(balanced_accuracy=[0.1, 0.6]).utility == pytest.approx(0.6)
+
+
 def test_public_images_alone_are_taken_at_their_best() -> None:
     cells = [
         result(key=CellKey("mnist", seed, arm, setting), balanced_accuracy=found)
@@ -357,7 +373,7 @@ def test_verdicts_on_made_up_figures() -> None:
         n = 300
         leak = Evidence(n, ratio * n, n, ratio**2 * n, n, ratio * n, linked=0.0, chance=n / 100)
         key = CellKey("pneumonia", 0, arm, setting)
-        return CellResult(key, "ok", "", [utility], {"oracle": {"network": leak}})
+        return CellResult(key, "ok", "", [0.5, utility], {"oracle": {"network": leak}})
 
     cells = [
         cell("none", "batch", 0.95, 0.0),
