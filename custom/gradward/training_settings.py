@@ -29,6 +29,9 @@ class DpSgdSettings:
         rounds: of the whole job; belongs to ``epsilon``.
         delta: of every epsilon that is stated; below one over the number of images.
         max_grad_norm: L2 norm that each image's gradient is clipped to.
+        augmentations: randomly moved copies of each image whose gradients are averaged before they
+            are clipped (De et al. 2022, arXiv 2204.13650): they cost time and no privacy, and 4
+            learn more at the same epsilon. 1 takes the image as it is.
 
     Raises:
         TypeError, ValueError: with the offending value.
@@ -39,9 +42,11 @@ class DpSgdSettings:
     rounds: int | None = None
     delta: float = 1e-5
     max_grad_norm: float = 1.0
+    augmentations: int = 1
 
     def __post_init__(self) -> None:
         """Check every value."""
+        check_count(self, "augmentations")
         if (self.epsilon is None) == (self.noise_multiplier is None):
             raise ValueError("dp_sgd needs exactly one of epsilon and noise_multiplier")
         if (self.epsilon is None) != (self.rounds is None):

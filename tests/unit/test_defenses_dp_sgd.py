@@ -47,12 +47,17 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def step_on(
-    images: torch.Tensor, labels: torch.Tensor, noise: float = 0.0, clip: float = 0.1, seed: int = 0
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    noise: float = 0.0,
+    clip: float = 0.1,
+    seed: int = 0,
+    augmentations: int = 1,
 ) -> torch.Tensor:
     """Return the change that one step with learning rate 1 and expected batch 1 makes."""
     model = network()
     before = state_copy(model)
-    planned = PrivateRound(noise, 0.5, 1, 1.0, clip)
+    planned = PrivateRound(noise, 0.5, 1, 1.0, clip, augmentations)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     private_step(model, optimizer, planned, generator(seed))(images, labels)
     change = state_difference(state_copy(model), before)
@@ -61,7 +66,7 @@ def step_on(
 
 def test_gradients_by_image_are_those_of_a_loop() -> None:
     model = network()
-    gradients, losses = gradients_by_image(model, IMAGES[:5], LABELS[:5])
+    gradients, losses = gradients_by_image(model, IMAGES[:5, None], LABELS[:5])
     for index in range(5):
         model.zero_grad()
         loss = F.cross_entropy(model(IMAGES[index : index + 1]), LABELS[index : index + 1])
@@ -74,7 +79,7 @@ def test_gradients_by_image_are_those_of_a_loop() -> None:
 def test_the_sum_is_of_clipped_gradients_also_over_several_chunks() -> None:
     labels = LABELS.repeat(2)
     images = torch.cat([IMAGES, 1 - IMAGES])
-    gradients, _ = gradients_by_image(network(), images, labels)
+    gradients, _ = gradients_by_image(network(), images[:, None], labels)
     flat = torch.cat([value.flatten(1) for value in gradients.values()], dim=1)
     clipped = flat * (0.1 / flat.norm(dim=1, keepdim=True)).clamp(max=1)
     torch.testing.assert_close(step_on(images, labels), -clipped.sum(0), rtol=1e-3, atol=1e-5)
@@ -91,6 +96,24 @@ def test_one_image_moves_the_step_by_at_most_the_clip() -> None:
         return torch.cat([p.grad.flatten() for p in model.parameters()])
 
     assert (plain(huge, LABELS[:7]) - plain(IMAGES[:6], LABELS[:6])).norm() > 1, "planted"
+
+
+def test_copies_count_as_one_image() -> None:
+    model, copies = network(), IMAGES[:12].unflatten(0, (4, 3))
+    gradients, losses = gradients_by_image(model, copies, LABELS[:4])
+    for index in range(4):
+        model.zero_grad()
+        loss = F.cross_entropy(model(copies[index]), LABELS[index].expand(3))
+        loss.backward()
+        torch.testing.assert_close(losses[index], loss.detach())
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(gradients[name][index], parameter.grad, rtol=1e-4, atol=1e-6)
+    # Clipped after their mean: four copies of one image move the step no further than one.
+    alone = step_on(1e4 * IMAGES[:1], LABELS[:1], augmentations=4)
+    assert 0.09 < alone.norm() <= 0.1 + 1e-5
+    assert not torch.equal(alone, step_on(1e4 * IMAGES[:1], LABELS[:1])), "the copies are moved"
+    nothing = step_on(IMAGES[:0], LABELS[:0], augmentations=4)
+    assert nothing.abs().max() == 0
 
 
 def test_the_noise_has_the_planned_deviation_also_without_images() -> None:

@@ -81,7 +81,7 @@ def move(images: Tensor, movements: Tensor) -> Tensor:
 
 def moved_at_random(images: Tensor, limits: Movement, generator: torch.Generator) -> Tensor:
     """Move each image ``(N, C, H, W)`` by a map of its own."""
-    return move(images, draw_movements(len(images), limits, generator))
+    return move(images, draw_movements(len(images), limits, generator).to(images.device))
 
 
 def mixed(images: Tensor, share: float, generator: torch.Generator) -> Tensor:

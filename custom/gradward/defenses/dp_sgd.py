@@ -1,7 +1,8 @@
 """DP-SGD (Abadi et al. 2016, arXiv 1607.00133): each image's gradient clipped, their sum noised.
 
 Each step draws every image with probability q by itself (Poisson sampling), clips each image's
-gradient to ``max_grad_norm``, adds Gaussian noise to their sum and divides by the expected batch.
+gradient to ``max_grad_norm`` (that of its mean loss over several moved copies, if so many are asked
+for), adds Gaussian noise to their sum and divides by the expected batch.
 What that costs is counted by :mod:`gradward.defenses.privacy_account`. The noise comes from torch's
 Mersenne Twister: attacks on floating point or on the generator are outside the claim.
 """
@@ -17,6 +18,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from gradward.defenses.class_pictures import Movement, moved_at_random
 from gradward.defenses.privacy_account import (
     EpsilonSpent,
     PrivacyAccount,
@@ -82,11 +84,13 @@ def private_step(
 
     def step(images: Tensor, labels: Tensor) -> Tensor:
         losses = []
+        size = max(1, CHUNK // planned.augmentations)
         # An empty batch is one empty chunk: a step of pure noise. Left out, it would be told.
-        chunks = list(zip(images.split(CHUNK), labels.split(CHUNK), strict=True))
+        chunks = list(zip(images.split(size), labels.split(size), strict=True))
         for number, (some, their_labels) in enumerate(chunks, start=1):
             private.zero_grad()
-            gradients, loss = gradients_by_image(model, some, their_labels)
+            copies = _copies(some, planned.augmentations, generator)
+            gradients, loss = gradients_by_image(model, copies, their_labels)
             for name, parameter in trained.items():
                 parameter.grad_sample = gradients[name]  # type: ignore[attr-defined]
             # Clipped and added up until the last chunk, which brings the noise and the step.
@@ -100,17 +104,26 @@ def private_step(
     return step
 
 
+def _copies(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Return ``(B, count, C, H, W)``: each image itself, or several that are moved a little."""
+    if count == 1 or not len(images):
+        return images[:, None]
+    repeated = images.repeat_interleave(count, dim=0)
+    moved = moved_at_random(repeated, Movement(), generator)
+    return moved.unflatten(0, (len(images), count))
+
+
 def gradients_by_image(
-    model: nn.Module, images: Tensor, labels: Tensor
+    model: nn.Module, copies: Tensor, labels: Tensor
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Return the gradient of each image's cross-entropy, and the losses.
+    """Return the gradient of each image's cross-entropy, the mean over its copies, and the losses.
 
     By ``torch.func`` and not by Opacus' hooks, which refuse the in-place additions of MONAI's
     networks.
 
     Args:
         model: whose parameters count where they train.
-        images: ``(B, C, H, W)``.
+        copies: ``(B, A, C, H, W)``, A copies of each image.
         labels: ``(B,)``.
 
     Returns:
@@ -122,16 +135,16 @@ def gradients_by_image(
         for name, value in (*model.named_parameters(), *model.named_buffers())
         if name not in trained
     }
-    if not len(images):
+    if not len(copies):
         empty = {name: value.new_zeros((0, *value.shape)) for name, value in trained.items()}
-        return empty, images.new_zeros(0)
+        return empty, copies.new_zeros(0)
 
-    def loss_of(parameters: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
-        logits = functional_call(model, {**fixed, **parameters}, (image[None],))
-        return F.cross_entropy(logits, label[None])
+    def loss_of(parameters: dict[str, Tensor], own: Tensor, label: Tensor) -> Tensor:
+        logits = functional_call(model, {**fixed, **parameters}, (own,))
+        return F.cross_entropy(logits, label.expand(len(own), *label.shape))
 
     by_image = vmap(grad_and_value(loss_of), in_dims=(None, 0, 0), randomness="different")
-    gradients, losses = by_image(trained, images, labels)
+    gradients, losses = by_image(trained, copies, labels)
     return gradients, losses
 
 

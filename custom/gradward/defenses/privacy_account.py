@@ -39,6 +39,7 @@ class PrivateRound:
         steps: optimiser steps.
         expected_batch: mean number of images in a batch.
         max_grad_norm: L2 norm that each image's gradient is clipped to.
+        augmentations: copies of each image whose mean gradient that is.
     """
 
     noise_multiplier: float
@@ -46,6 +47,7 @@ class PrivateRound:
     steps: int
     expected_batch: float
     max_grad_norm: float
+    augmentations: int = 1
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,14 @@ def plan_round(settings: TrainingSettings, n_images: int) -> PrivateRound:
     if private.epsilon is not None and private.rounds is not None:
         noise = _calibrate(private.epsilon, private.delta, rate, steps * private.rounds)
     assert noise is not None  # the settings hold one of the two
-    return PrivateRound(noise, rate, steps, rate * n_images, private.max_grad_norm)
+    return PrivateRound(
+        noise_multiplier=noise,
+        sampling_rate=rate,
+        steps=steps,
+        expected_batch=rate * n_images,
+        max_grad_norm=private.max_grad_norm,
+        augmentations=private.augmentations,
+    )
 
 
 @lru_cache
