@@ -50,7 +50,7 @@ FRONTIER = {
     "class": _arm(perturbers.perturbed("class"), ("-",), ORACLE, NAIVE),
     "uniform": _arm(perturbers.perturbed("uniform"), RATES, ORACLE),
     "learned": _arm(perturbers.perturbed("learned"), RATES, ORACLE, NAIVE),
-    "class-hiding": _arm(perturbers.perturbed("class-hiding"), ("4",), ORACLE, NAIVE),
+    "class-hiding": _arm(perturbers.perturbed("class-hiding"), ("64", "16", "4"), ORACLE, NAIVE),
 }
 # Beside each other at the same epsilon; attacks on updates have been seen on the frontier.
 CERTIFIED = {

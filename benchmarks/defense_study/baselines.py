@@ -65,17 +65,22 @@ def random_erasing(case: Case) -> Defence:
     return Defence(settings, raw_sources(trial), view=PipelineView(trial, settings))
 
 
-def dp_sgd(case: Case, **tuning: Any) -> Defence:
+def dp_sgd(case: Case, augmentations: int = 1, **tuning: Any) -> Defence:
     """DP-SGD; setting ``eps=8`` is a budget for the federation, ``sigma=.5`` a noise multiplier.
 
-    A budget holds for patients: each site trains on one image of each. ``tuning`` replaces fields
-    of the training settings.
+    A budget holds for patients: each site trains on one image of each. ``augmentations`` is that of
+    :class:`DpSgdSettings`, ``tuning`` replaces fields of the training settings.
     """
     trial = case.trial
     kind, _, value = case.setting.partition("=")
     sources = raw_sources(trial)
     if kind == "eps":
-        private = DpSgdSettings(epsilon=float(value), rounds=case.effort.rounds, delta=DELTA)
+        private = DpSgdSettings(
+            epsilon=float(value),
+            rounds=case.effort.rounds,
+            delta=DELTA,
+            augmentations=augmentations,
+        )
         sources = [_one_image_a_patient(site) for site in trial.sites]
     else:
         private = DpSgdSettings(noise_multiplier=float(value), delta=DELTA)

@@ -36,6 +36,7 @@ CERTIFIED_EFFORT = replace(FULL, start_epochs=90, victims=50, network_steps=100)
 # Chosen at epsilon 8 on the first seeds of MNIST and PneumoniaMNIST, for each arm by itself.
 _DRAWN: dict[str, Any] = {"lr": 0.05, "momentum": 0.5, "steps": 40}
 _PRIVATE: dict[str, Any] = {"lr": 0.5, "momentum": 0.5, "batch_size": 100, "steps": 10}
+_AUGMENTATIONS = 4
 # Learning rate times the squared noise multiplier, at most.
 _RATE_BY_NOISE = 0.8
 
@@ -128,7 +129,8 @@ def tuned_dp_sgd(case: Case) -> Defence:
     on the averaged model, which would cost nothing, made it worse at the draws' rate.
     """
     noise = dp_sgd(case, **_PRIVATE).facts["noise_multiplier"]
-    return dp_sgd(case, **_PRIVATE | {"lr": min(_PRIVATE["lr"], _RATE_BY_NOISE / noise**2)})
+    rate = min(_PRIVATE["lr"], _RATE_BY_NOISE / noise**2)
+    return dp_sgd(case, _AUGMENTATIONS, **_PRIVATE | {"lr": rate})
 
 
 def refit_release(case: Case, images: ImageSet, number: int) -> Shadow:

@@ -27,7 +27,11 @@ def save_sheet(folder: Path, cell: CellKey, trial: Trial, scorer: Scorer) -> Pat
     truths = dict(enumerate(trial.victim_images.images[:SHOWN]))
     rows = {"x": truths, **scorer.pictures}
     figure, grid = plt.subplots(
-        len(rows), len(truths), figsize=(len(truths) + 2, len(rows)), squeeze=False
+        len(rows),
+        len(truths),
+        figsize=(len(truths) + 2, len(rows) + 0.4),
+        squeeze=False,
+        layout="constrained",
     )
     for line, (attack, pictures) in zip(grid, rows.items(), strict=True):
         for place, axes in enumerate(line):

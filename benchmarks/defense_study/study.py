@@ -22,7 +22,7 @@ from .federation import Effort, FederationRun, federate
 from .inversion import attack_naively
 from .membership import audit_membership
 from .oracle import attack_view, guess_class
-from .protocol import FIRST_SEED, Trial, load_trial
+from .protocol import FIRST_SEED, NAIVE_SETS, Trial, load_trial
 from .scoring import Evidence, Scorer
 from .sheets import save_sheet
 from .sources import train_start
@@ -183,7 +183,7 @@ def _attack(
         found["oracle"] = attack_view(trial, defence.view, scorer, effort)
     if UPDATES in attackers:
         found["updates"] = attack_updates(trial, defence, model, run, scorer, effort)
-    if NAIVE in attackers:
+    if NAIVE in attackers and trial.name in NAIVE_SETS:
         found["naive"] = attack_naively(trial, defence, model, run, scorer, effort)
     if ADAPTED in attackers and trial.seed == FIRST_SEED:
         found["adapted"] = attack_adapted(trial, defence, model, run, scorer, effort)
