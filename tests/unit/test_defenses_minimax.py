@@ -84,6 +84,24 @@ def test_the_adversary_is_felt(teacher: Teacher) -> None:
     assert _wiener_error(gate) > 1.05 * _wiener_error(uniform)
 
 
+def test_without_classes_in_the_latent_the_rate_goes_to_what_tells_them(teacher: Teacher) -> None:
+    """What the network is to learn must be in the view, for no label brings it back."""
+    latent = small_latent(conditional=False)
+    settings = MinimaxSettings(steps=80)
+    gate = learn_gates(latent, SITE.images, SITE.labels, teacher, 2.0, settings, generator(6))
+    w = latent.white(SITE.images, SITE.labels)
+    noise = torch.randn(w.shape, generator=generator(7))
+
+    def known(gate: torch.Tensor) -> float:
+        view = gate * w + (1 - gate.square()).sqrt() * noise
+        with torch.no_grad():
+            logits = teacher(latent.decode(view, SITE.labels))[1]
+        return float((logits.argmax(1) == SITE.labels).double().mean())
+
+    assert known(gate) > 0.9
+    assert known(gates_of(torch.zeros(latent.dimensions), 2.0)) < 0.75
+
+
 def _views(gate: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     w = small_latent().white(SITE.images, SITE.labels)
     noise = torch.randn(8, *w.shape, generator=generator(7))

@@ -49,28 +49,6 @@ class LatentAdversary(nn.Module):
         )
 
 
-class ClassGuesser(nn.Module):
-    """Guesses the class from a view.
-
-    Args:
-        dimensions: of the view.
-        num_classes: of the task.
-        generator: initial weights.
-    """
-
-    def __init__(self, dimensions: int, num_classes: int, generator: torch.Generator) -> None:
-        super().__init__()
-        with seeded(generator):
-            self.layers = nn.Sequential(
-                nn.Linear(dimensions, 128), nn.SiLU(), nn.Linear(128, num_classes)
-            )
-
-    def forward(self, view: Tensor) -> Tensor:
-        """Map views ``(B, r)`` to logits ``(B, K)``."""
-        logits: Tensor = self.layers(view)
-        return logits
-
-
 class PictureAdversary(nn.Module):
     """A small U-Net from the perturbed picture, and its class's mean, to the picture.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gradward.defenses.adversary_networks import ClassGuesser, LatentAdversary, class_means
+from gradward.defenses.adversary_networks import LatentAdversary, class_means
 from gradward.defenses.autoencoder import Progress, no_progress
 from gradward.defenses.channel import rounded_down, transmit
 from gradward.defenses.latent import ClassLatent
@@ -31,8 +31,6 @@ class MinimaxSettings:
         lr: of Adam on the shares of the rate.
         privacy: weight of the adversary's failure to rebuild the picture.
         features: weight of the teacher's features.
-        hide_class: weight of a second adversary's failure to tell the class from the view; above
-            0 the teacher's cross-entropy, which shows the class, is left out.
     """
 
     steps: int = 250
@@ -40,7 +38,6 @@ class MinimaxSettings:
     lr: float = 0.05
     privacy: float = 1.0
     features: float = 1.0
-    hide_class: float = 0.0
 
 
 def gates_of(shares: Tensor, rate: float) -> Tensor:
@@ -115,10 +112,9 @@ def learn_gates(
     means = class_means(images, labels, classes)
     prior = float((means[labels] - images).square().mean())
     rebuilder = LatentAdversary(latent, classes, generator)
-    guesser = ClassGuesser(latent.dimensions, classes, generator)
     shares = torch.zeros(latent.dimensions, requires_grad=True)
     defender = torch.optim.Adam([shares], lr=settings.lr)
-    adversary = torch.optim.Adam([*rebuilder.parameters(), *guesser.parameters()], lr=1e-3)
+    adversary = torch.optim.Adam(rebuilder.parameters(), lr=1e-3)
 
     def view(gate: Tensor) -> tuple[Tensor, Tensor]:
         chosen = torch.randint(len(images), (settings.batch_size,), generator=generator)
@@ -132,8 +128,6 @@ def learn_gates(
         chosen, seen = view(gate.detach())
         rebuilt = rebuilder(seen, labels[chosen], gate.detach())
         loss = F.mse_loss(rebuilt, images[chosen]) / prior
-        if settings.hide_class:
-            loss = loss + F.cross_entropy(guesser(seen), labels[chosen])
         adversary.zero_grad()
         loss.backward()
         adversary.step()
@@ -144,12 +138,7 @@ def learn_gates(
         loss = settings.features * F.mse_loss(found, features[chosen]) / spread
         error = (rebuilder(seen, labels[chosen], gate) - images[chosen]).square().mean()
         loss = loss + settings.privacy * F.relu(prior - error) / prior
-        if settings.hide_class:
-            told = F.cross_entropy(guesser(seen), labels[chosen])
-            chance = torch.tensor(float(classes)).log()
-            loss = loss + settings.hide_class * F.relu(chance - told)
-        else:
-            loss = loss + F.cross_entropy(logits, labels[chosen])
+        loss = loss + F.cross_entropy(logits, labels[chosen])
         defender.param_groups[0]["lr"] = settings.lr * (1.0 if share < 0.7 else 0.3)
         defender.zero_grad()
         loss.backward()

@@ -231,11 +231,7 @@ def _gates(
         own.labels,
         teacher,
         settings.rate,
-        MinimaxSettings(
-            steps=settings.gate_steps,
-            privacy=settings.privacy,
-            hide_class=float(settings.mode == "class-hiding"),
-        ),
+        MinimaxSettings(steps=settings.gate_steps, privacy=settings.privacy),
         generators["gates"],
         progress=progress,
         seconds=clock.share("gates"),
