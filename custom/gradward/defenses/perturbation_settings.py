@@ -19,11 +19,11 @@ class PerturbationSettings:
     """A mode and its one knob: the rate in nats, or epsilon for the certified mode.
 
     Attributes:
-        mode: ``"class"`` (fresh draws of the class, rate 0; the default, for it won on four of
-            the five sets of the study), ``"learned"`` (gates by minimax), ``"uniform"`` (one gate for all
-            dimensions), ``"class-hiding"`` (learned gates in a latent without classes, for tasks of
-            four classes or more) or ``"dp-class"`` (fresh draws from statistics released under
-            differential privacy).
+        mode: ``"class"`` (fresh draws of the class, rate 0; the default, for it won on four of the
+            five sets of the study), ``"learned"`` (gates by minimax), ``"uniform"`` (one gate for
+            all dimensions), ``"class-hiding"`` (learned gates in a latent without classes, for
+            tasks of four classes or more) or ``"dp-class"`` (fresh draws from statistics released
+            under differential privacy).
         fitted_on: ``"site"`` or ``"public"`` images give autoencoder, class statistics and gates.
             What is fitted on the site's images does not hide who is among them. The default is the
             site, for ``dp-class`` public, the only one possible.
