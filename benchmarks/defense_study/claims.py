@@ -141,7 +141,7 @@ def _mse(
             continue
         arm, value = best
         figures = (
-            f"{_named(point)}: {_from_below(own.mse)} of the class mean's error against "
+            f"{_named(point)}: {own.mse.at_least} of the class mean's error against "
             f"{value:.3f} of {arm}"
         )
         if not naive:
@@ -157,7 +157,7 @@ def _beside(points: Sequence[Point], point: Point, baselines: Sequence[str]) -> 
     least = _best_baseline(points, baselines, _unlinked, point.utility - MATCHED)
     if point.informed is None or least is None:
         return ""
-    return f"; linkage {_from_above(point.informed.linkage)} against {-least[1]:.3f} of {least[0]}"
+    return f"; linkage {point.informed.linkage.at_most} against {-least[1]:.3f} of {least[0]}"
 
 
 def _unlinked(point: Point) -> float | None:
@@ -175,7 +175,7 @@ def _accuracy(points: Sequence[Point]) -> list[Verdict]:
             continue
         arm, value = best[0], -best[1]
         own = point.naive.accuracy
-        figures = f"{_named(point)}: accuracy {_from_above(own)} against {value:.3f} of {arm}"
+        figures = f"{_named(point)}: accuracy {own.at_most} against {value:.3f} of {arm}"
         found.append(Verdict(ACCURACY_MARGIN * value - own.high, figures))
     return found
 
@@ -188,8 +188,8 @@ def _linkage(points: Sequence[Point]) -> list[Verdict]:
             continue
         linkage, mse, most = _LIMITS[point.set]
         figures = (
-            f"{_named(point)}: linkage {_from_above(own.linkage)}, allowed {linkage}; MSE "
-            f"{_from_below(own.mse)}, at least {mse}; cost {_from_above(cost)}, allowed {most}"
+            f"{_named(point)}: linkage {own.linkage.at_most}, allowed {linkage}; MSE "
+            f"{own.mse.at_least}, at least {mse}; cost {cost.at_most}, allowed {most}"
         )
         margin = min(linkage - own.linkage.high, own.mse.low - mse, most - cost.high)
         found.append(Verdict(margin, figures))
@@ -263,14 +263,6 @@ def _agreement(points: Sequence[Point]) -> list[Verdict]:
 
 def _named(point: Point) -> str:
     return f"{point.arm} {point.setting} at utility {point.utility:.3f}"
-
-
-def _from_below(interval: Interval) -> str:
-    return f"{interval.value:.3f} (≥ {interval.low:.3f})"
-
-
-def _from_above(interval: Interval) -> str:
-    return f"{interval.value:.3f} (≤ {interval.high:.3f})"
 
 
 def _between(interval: Interval) -> str:

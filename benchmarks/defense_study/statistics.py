@@ -22,6 +22,16 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def at_least(self) -> str:
+        """The estimate with its lower bound, as tables and verdicts print it."""
+        return f"{self.value:.3f} (≥ {self.low:.3f})"
+
+    @property
+    def at_most(self) -> str:
+        """The estimate with its upper bound."""
+        return f"{self.value:.3f} (≤ {self.high:.3f})"
+
 
 def proportion(hits: float, trials: float) -> Interval:
     """Return Wilson's score interval of a proportion; ``hits`` may be a sum of probabilities.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from .points import Leakage, Point
+from .points import Point
 from .statistics import Interval
 
 _HEADINGS = (
@@ -52,27 +52,19 @@ def _row(point: Point) -> list[str]:
         f"{point.utility:.3f}",
         _signed(point.cost),
         _signed(point.gain),
-        _from_below(leakage),
+        leakage.mse.at_least,
         f"{leakage.linkage.value:.3f} (≤ {leakage.linkage.high:.3f}; chance {leakage.chance:.3f})",
-        _from_above(leakage.reidentified),
+        leakage.reidentified.at_most,
         f"{leakage.recovered:.2f}",
         f"{leakage.ssim:.2f}",
-        "" if naive is None else _from_below(naive),
-        "" if naive is None else _from_above(naive.accuracy),
+        "" if naive is None else naive.mse.at_least,
+        "" if naive is None else naive.accuracy.at_most,
         "" if naive is None else str(naive.victims),
         "" if rate is None else f"{rate:.1f}",
         leakage.attack,
         str(leakage.victims),
         f"{point.seconds:.0f}",
     ]
-
-
-def _from_below(leakage: Leakage) -> str:
-    return f"{leakage.mse.value:.3f} (≥ {leakage.mse.low:.3f})"
-
-
-def _from_above(interval: Interval) -> str:
-    return f"{interval.value:.3f} (≤ {interval.high:.3f})"
 
 
 def _signed(interval: Interval | None) -> str:

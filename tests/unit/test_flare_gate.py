@@ -81,27 +81,21 @@ def test_strengthening_is_for_the_next_rounds(desk: Desk, measured: dict[str, fl
     assert desk.components["perturbation"].strengthened == [0.6]  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("noted", [True, False])
 def test_what_cannot_be_strengthened_is_withheld_all_the_same(
-    desk: Desk, measured: dict[str, float]
+    desk: Desk, measured: dict[str, float], noted: bool
 ) -> None:
-    measured["recovered"] = 0.9
-    del desk.components["perturbation"]
-    fl_ctx, raw = trained(desk)
-    gate = LeakageGate(**ATTACK, action="strengthen", on_failure="pass")
-    assert gate.process(raw, fl_ctx) == WITHHELD
-    assert "could not be strengthened" in desk.journal(JOURNAL)[-1]["reason"]
-
-
-def test_an_error_that_cannot_be_noted_lets_nothing_pass(
-    desk: Desk, measured: dict[str, float]
-) -> None:
+    """Also where the error that says why cannot be kept, as on a full disk."""
     measured["recovered"] = 0.9
     del desk.components["perturbation"]
     fl_ctx, raw = trained(desk)
     errors = desk.root / "gradward" / "jobs" / "job-1" / "errors.log"
-    errors.mkdir(parents=True)
+    if not noted:
+        errors.mkdir(parents=True)
     gate = LeakageGate(**ATTACK, action="strengthen", on_failure="pass")
     assert gate.process(raw, fl_ctx) == WITHHELD
+    assert "could not be strengthened" in desk.journal(JOURNAL)[-1]["reason"]
+    assert errors.is_file() == noted
 
 
 def test_values_that_cannot_be_shown_change_no_verdict(

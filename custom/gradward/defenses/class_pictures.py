@@ -1,4 +1,4 @@
-"""Pictures that no site gave: public images, moved a little and mixed in pairs."""
+"""Images moved a little at random, and mixed in pairs."""
 
 from __future__ import annotations
 
