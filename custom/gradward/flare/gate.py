@@ -22,6 +22,7 @@ from gradward.flare.journal import note
 from gradward.flare.outgoing import comes_in
 from gradward.flare.perturber import Perturbation
 from gradward.flare.receipt import assignment_of
+from gradward.flare.results import forget_local_model
 from gradward.flare.self_attack import NotJudged, SelfAttack
 from gradward.flare.site import Site, open_site, record_private_error
 from gradward.flare.states import read_dxo
@@ -65,7 +66,8 @@ class LeakageGate(Filter):
     would really leave. Scores and verdicts go to the site's private ``gate.log``; they depend on
     the data, as does whether an update comes at all, and neither is covered by a certificate.
 
-    ``withhold`` answers with an error instead of the update. ``strengthen`` does that and degrades
+    ``withhold`` answers with an error instead of the update and forgets the local model, so that
+    ``submit_model`` does not give it out later. ``strengthen`` does that and degrades
     the perturber's stored views for the rounds to come, as far as the settings allow. ``warn`` only
     logs.
     """
@@ -160,6 +162,8 @@ class LeakageGate(Filter):
             fate = "leaves all the same" if verdict.passes else "is withheld"
             self.log_warning(fl_ctx, f"the update {fate}: {verdict.reason}")
         if site is not None:
+            if not verdict.passes:
+                self._forget(site, fl_ctx)
             with contextlib.suppress(OSError):
                 note(site.job_folder / JOURNAL, verdict.entry())
             self._stream(site, verdict, fl_ctx)
@@ -201,6 +205,18 @@ class LeakageGate(Filter):
             reason = f"{' and '.join(undefined)} is undefined for these images"
             return replace(verdict, passes=self.on_failure == "pass", reason=reason)
         return verdict
+
+    def _forget(self, site: Site, fl_ctx: FLContext) -> None:
+        """Withhold the local model as well, which says what the update says."""
+        try:
+            forget_local_model(site)
+        except OSError as error:
+            record_private_error(site)
+            self.log_error(
+                fl_ctx,
+                f"the local model of the withheld update could not be removed "
+                f"({type(error).__name__}): stop the job before it is asked for",
+            )
 
     def _stream(self, site: Site, verdict: _Verdict, fl_ctx: FLContext) -> None:
         """Show the values where the site allows it; a failure changes no verdict."""

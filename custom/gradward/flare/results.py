@@ -82,5 +82,14 @@ def local_model_result(fl_ctx: FLContext, site: Site) -> Shareable | None:
     return _pack(DataKind.WEIGHTS, state, {RECEIPT_META: receipt.sign(secret)})
 
 
+def forget_local_model(site: Site) -> None:
+    """Keep the model of a withheld update from leaving as the answer to ``submit_model``.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    (site.job_folder / LOCAL_MODEL).unlink(missing_ok=True)
+
+
 def _pack(kind: str, state: Mapping[str, Any], meta: Mapping[str, Any]) -> Shareable:
     return DXO(kind, data=dict(state), meta=dict(meta)).to_shareable()
