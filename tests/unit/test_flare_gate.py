@@ -66,6 +66,19 @@ def test_it_withholds_an_update_that_leaks_and_lets_a_defended_one_go(
     assert passed["verdict"] == "passed" and passed["recovered"] < 0.1
 
 
+def test_a_withheld_update_does_not_leave_as_the_local_model(
+    desk: Desk, measured: dict[str, float]
+) -> None:
+    measured["recovered"] = 0.9
+    fl_ctx, raw = trained(desk)
+    assert LeakageGate(**ATTACK).process(raw, fl_ctx) == WITHHELD
+    assert "DXO" not in desk.answer(desk.task("submit_model", "task-2"))
+    measured["recovered"] = 0.0
+    fl_ctx, raw = trained(desk, 1)
+    assert LeakageGate(**ATTACK).process(raw, fl_ctx) is raw
+    assert "DXO" in desk.answer(desk.task("submit_model", "task-4"))
+
+
 def test_a_warning_lets_it_go(desk: Desk, measured: dict[str, float]) -> None:
     measured["recovered"] = 0.9
     fl_ctx, raw = trained(desk)

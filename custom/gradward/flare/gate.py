@@ -22,6 +22,7 @@ from gradward.flare.journal import note
 from gradward.flare.outgoing import comes_in
 from gradward.flare.perturber import Perturbation
 from gradward.flare.receipt import assignment_of
+from gradward.flare.results import forget_local_model
 from gradward.flare.self_attack import NotJudged, SelfAttack
 from gradward.flare.site import Site, open_site, record_private_error
 from gradward.flare.states import read_dxo
@@ -63,7 +64,8 @@ class LeakageGate(Filter):
     The gate is the site's, not the server's: it knows how many images there were and needs no
     question to the scoring door. Configure it last, after noise and pruning, so that it judges what
     would really leave. Scores and verdicts go to the site's private ``gate.log``; they depend on
-    the data, as does whether an update comes at all, and neither is covered by a certificate.
+    the data, as does whether an update comes at all, and neither is covered by a certificate: at a
+    site whose policy demands one the gate stands open.
 
     ``withhold`` answers with an error instead of the update. ``strengthen`` does that and degrades
     the perturber's stored views for the rounds to come, as far as the settings allow. ``warn`` only
@@ -148,6 +150,9 @@ class LeakageGate(Filter):
             if not self._concerns(shareable, fl_ctx):
                 return shareable
             site = open_site(fl_ctx)
+            if site.certified.required:
+                # A verdict depends on the data, and so does whether an update comes at all.
+                return shareable
             site.apply_threads()
             verdict = self._judge(site, shareable, fl_ctx)
         except NotJudged as error:
@@ -161,6 +166,8 @@ class LeakageGate(Filter):
             self.log_warning(fl_ctx, f"the update {fate}: {verdict.reason}")
         if site is not None:
             with contextlib.suppress(OSError):
+                if not verdict.passes:
+                    forget_local_model(site)
                 note(site.job_folder / JOURNAL, verdict.entry())
             self._stream(site, verdict, fl_ctx)
         return shareable if verdict.passes else make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR)
