@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from gradward.flare.certificate import banded, may_be_measured
 from gradward.flare.gate import JOURNAL as GATE_JOURNAL
 from gradward.flare.gate import LeakageGate
 from gradward.flare.guard import PerturbationGuard
-from gradward.flare.perturber import PerturbedImages
+from gradward.flare.perturber import Perturbation, PerturbedImages
 from gradward.flare.policies import CertifiedPolicy
 from gradward.flare.protocol import SCORE_TASK, ScoreReply, ScoreRequest
 from gradward.flare.receipt import MODE_META, PERTURBED_META
@@ -30,7 +31,7 @@ from gradward.flare.scorer import LeakageScorer
 from gradward.flare.site import Site, open_site
 from gradward.training import TrainingSettings
 
-from .flare_desk import Desk, FlatPerturbation, experiment
+from .flare_desk import Desk, FlatPerturbation, FlatViews, experiment
 
 DP_SGD = {
     "batch_size": 4,
@@ -119,6 +120,26 @@ def test_dp_class_is_certified_and_tells_no_exact_count(tmp_path: Path) -> None:
     said = statement(desk)
     assert (said["mechanism"], said["epsilon"], said["delta"]) == ("dp-class", 2.0, 1e-5)
     assert tags(desk) == {"train/steps", "train/loss"}, "the loss is that of the drawn pictures"
+
+
+@pytest.mark.parametrize("certified", [True, False])
+def test_figures_of_a_fit_are_streamed_only_without_a_certificate(
+    tmp_path: Path, certified: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted = SimpleNamespace(
+        mode="dp-class",
+        version="release-1",
+        certificate=(2.0, 1e-5),
+        rate=0.0,
+        report={"fit_seconds": {"features": 3.0}, "clipped": 0.25},
+        views=lambda images, generator: FlatViews(images.labels, images.images.shape[1:]),
+    )
+    monkeypatch.setattr(Perturbation, "_load_or_fit", lambda *arguments: fitted)
+    desk = certified_desk(tmp_path, {"batch_size": 5, "lr": 0.02}, required=certified)
+    settings = {"mode": "dp-class", "epsilon": 2.0, "delta": 1e-5}
+    desk.components["perturbation"] = Perturbation(settings)
+    assert desk.answer(desk.task("train")).get_return_code() == ReturnCode.OK
+    assert ("defense/clipped" in tags(desk)) != certified
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from gradward.flare.answer_log import AnswerLog
 from gradward.flare.door import ScoringDoor, ScoringRefused
 from gradward.flare.protocol import SCORE_NAMES, ScoreReply, ScoreRequest
+from gradward.flare.rounds import write_private
 from gradward.flare.site import ScoringPolicy
 from gradward.flare.states import MessageError
 
@@ -73,9 +75,17 @@ def test_a_request_may_hold_only_so_many_reconstructions(tmp_path: Path) -> None
     assert not (tmp_path / "answers.json").exists(), "it does not count as an answer"
 
 
-def test_requests_at_the_same_time_are_counted_one_by_one(tmp_path: Path) -> None:
+def test_requests_at_the_same_time_are_counted_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A server can have tasks carried out side by side, by auxiliary messages."""
     policy = ScoringPolicy(max_answers=5)
+
+    def write_slowly(file: Path, text: str) -> None:
+        time.sleep(0.02)
+        write_private(file, text)
+
+    monkeypatch.setattr("gradward.flare.door.write_private", write_slowly)
 
     def ask(number: int) -> bool:
         try:

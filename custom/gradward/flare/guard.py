@@ -227,11 +227,10 @@ class PerturbationGuard(Filter):
         record = recall_round(site.job_folder, receipt.round)
         if record is None or record.steps != receipt.steps:
             raise Blocked("this site has no record of such a training")
-        if site.certified.required:
-            if receipt.mode not in CERTIFIED_MODES:
-                raise Blocked("it was trained under no certificate")
-            if receipt.mode == DP_SGD:
-                return
+        if site.certified.required and receipt.mode not in CERTIFIED_MODES:
+            raise Blocked("it was trained under no certificate")
+        if site.certified.required and receipt.mode == DP_SGD:
+            return
         if receipt.raw_samples != 0 or receipt.mode == UNDEFENDED:
             raise Blocked(f"it was trained on {receipt.raw_samples} raw samples")
         if receipt.perturbed_samples < 1:
