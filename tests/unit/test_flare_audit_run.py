@@ -52,7 +52,9 @@ class AnsweringWorkflow(FakeWorkflow):
 
     def send(self, task: Task, fl_ctx: FLContext, targets: list[str]) -> None:
         super().send(task, fl_ctx, targets)
-        reply = ScoreReply("ok", real=SCORES, control=SCORES, prior=SCORES)
+        reply = ScoreReply(
+            "ok", real=SCORES, control=SCORES, prior=SCORES, membership="known"
+        )
         self.end(TaskCompletionStatus.OK, reply.to_shareable())
 
 

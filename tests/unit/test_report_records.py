@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,25 @@ def test_page_shows_no_picture_and_loads_nothing(tmp_path: Path) -> None:
 def test_a_page_without_records_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"leakage\.jsonl"):
         build_report(tmp_path)
+
+
+def test_records_of_the_first_schema_are_still_read(tmp_path: Path) -> None:
+    """They had no membership, since every site knew which images made its update."""
+    file = tmp_path / "leakage.jsonl"
+    for record in (RECORD, replace(RECORD, round=1, status="refused")):
+        old = asdict(record) | {"schema": 1}
+        del old["membership"]
+        with file.open("a") as stream:
+            stream.write(json.dumps(old) + "\n")
+    assert [record.membership for record in read_records(file)] == ["known", None]
+    file.write_text(json.dumps(asdict(RECORD) | {"schema": 3}) + "\n")
+    with pytest.raises(ValueError, match="schema"):
+        list(read_records(file))
+
+
+def test_the_page_says_where_membership_is_unknown(tmp_path: Path) -> None:
+    log = LeakageLog(tmp_path / "leakage.jsonl")
+    log.append(replace(RECORD, membership="known"))
+    assert "Membership" not in build_report(tmp_path).read_text()
+    log.append(replace(RECORD, site="site-2", membership="unknown"))
+    assert build_report(tmp_path).read_text().count("Membership in the round is unknown") == 1

@@ -28,7 +28,10 @@ SCORES_ON_RECORD = tuple(name for name in SCORE_NAMES if name != "n_images")
 
 @dataclass(frozen=True)
 class AuditSettings:
-    """What the job says about its audits; see :class:`~gradward.flare.auditor.InversionAuditor`."""
+    """What the job says about its audits; see :class:`~gradward.flare.auditor.InversionAuditor`.
+
+    ``own_modules`` is the folder of the job's own code, where its network may be defined.
+    """
 
     job: str
     attacks: Sequence[Mapping[str, Any]]
@@ -38,6 +41,7 @@ class AuditSettings:
     score_timeout: float
     keep_in: Path | None
     worker_module: str
+    own_modules: Path | None = None
 
     @property
     def attack_names(self) -> list[str]:
@@ -87,7 +91,7 @@ class AuditRun:
         )
         self._to_attack: queue.Queue[CapturedUpdate] = queue.Queue()
         self._workers = [
-            WorkerProcess(self._spool.folder, settings.worker_module)
+            WorkerProcess(self._spool.folder, settings.worker_module, modules=settings.own_modules)
             for _ in range(settings.workers)
         ]
         threading.Thread(target=self._spool_forever, daemon=True).start()
@@ -201,22 +205,28 @@ class AuditRun:
             self._fail(update, reply["reason"])
             return
         results = {(item["attack"], item["control"]): item for item in reply["results"]}
-        images = self._spool.results(update)
         for attack in self._settings.attack_names:
             real, control = results[attack, False], results.get((attack, True))
             if real["status"] != "ok":
                 self._finish_attack(update, attack, real, control, None, real["reason"])
                 continue
-            self._keep(update, attack, images[f"{attack}/real"])
-            request = ScoreRequest(
-                site=update.site,
-                round=update.round,
-                attack=attack,
-                images=images[f"{attack}/real"],
-                control=images.get(f"{attack}/control"),
-                public_checksum=public.checksum,
+            self._keep(update, attack)
+            self.courier.submit(
+                update.site,
+                self._score_request(update, attack, public.checksum),
+                self._answer(update, attack, real, control),
             )
-            self.courier.submit(request, self._answer(update, attack, real, control))
+
+    def _score_request(
+        self, update: CapturedUpdate, attack: str, checksum: str
+    ) -> Callable[[], ScoreRequest]:
+        def read() -> ScoreRequest:
+            images, of_control = self._spool.result(update.site, update.round, attack)
+            return ScoreRequest(
+                update.site, update.round, attack, images, of_control, public_checksum=checksum
+            )
+
+        return read
 
     def _request(self, update: CapturedUpdate) -> dict[str, Any]:
         experiment = self._experiment
@@ -236,8 +246,9 @@ class AuditRun:
             "threads": 1,
         }
 
-    def _keep(self, update: CapturedUpdate, attack: str, images: np.ndarray) -> None:
+    def _keep(self, update: CapturedUpdate, attack: str) -> None:
         if self._settings.keep_in is not None:
+            images, _ = self._spool.result(update.site, update.round, attack)
             self._settings.keep_in.mkdir(mode=0o700, exist_ok=True)
             np.save(self._settings.keep_in / f"{update.round}-{update.site}-{attack}.npy", images)
 
@@ -285,8 +296,10 @@ class AuditRun:
             }
             if scores is not None:
                 details |= {name: scores[name] for name in SCORES_ON_RECORD}
-            if reply is not None and reply.prior is not None:
-                details["prior"] = reply.prior
+            if reply is not None:
+                details["membership"] = reply.membership
+                if reply.prior is not None:
+                    details["prior"] = reply.prior
             self._record(
                 update.site,
                 update.round,

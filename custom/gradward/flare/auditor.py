@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nvflare.apis.client import Client
 from nvflare.apis.dxo import DataKind
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
@@ -16,7 +15,6 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
-from nvflare.app_common.abstract.model import ModelLearnableKey
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
@@ -26,6 +24,7 @@ from gradward.flare.analytics import write_scalars
 from gradward.flare.audit_run import AuditRun, AuditSettings
 from gradward.flare.audit_spool import CapturedUpdate
 from gradward.flare.experiment import experiment_of
+from gradward.flare.round_book import RoundBook
 from gradward.flare.site import open_site
 from gradward.flare.states import MessageError, read_dxo
 from gradward.flare.status import AuditStatus
@@ -34,6 +33,9 @@ from gradward.report.records import FILE_NAME, LeakageLog
 
 class InversionAuditor(FLComponent):
     """Captures what leaves the sites and hands it to an :class:`AuditRun`.
+
+    It follows any workflow that sends its training task as NVFlare's own do and fires their events;
+    a reply may be the difference to the weights that the task held, or the trained weights.
 
     Its handlers run under the workflow's lock, so they take hold and return; spool, attacks and
     scoring happen in threads and in a worker process.
@@ -91,7 +93,7 @@ class InversionAuditor(FLComponent):
         self.keep_reconstructions = keep_reconstructions
         self._run: AuditRun | None = None
         self._status: AuditStatus | None = None
-        self._heard: dict[int, set[str]] = {}
+        self._book = RoundBook(every_n_rounds, self.sites)
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Follow the run."""
@@ -101,10 +103,12 @@ class InversionAuditor(FLComponent):
             return
         elif event_type == AppEventType.ROUND_STARTED:
             self._round_started(self._run, self._status, fl_ctx)
+        elif event_type == AppEventType.BEFORE_TRAIN_TASK:
+            self._task_sent(self._run, fl_ctx)
         elif event_type == AppEventType.AFTER_CONTRIBUTION_ACCEPT:
             self._capture(self._run, self._status, fl_ctx)
         elif event_type == AppEventType.ROUND_DONE:
-            self._round_done(self._run, self._status, fl_ctx)
+            self._rounds_done(self._run, self._status, fl_ctx)
         elif event_type == EventType.END_RUN:
             self._run.stop()
             self._status.update(phase="finished", audits_open=self._run.open_audits)
@@ -119,7 +123,7 @@ class InversionAuditor(FLComponent):
         if self._run is not None:
             self._run.courier.release(abort_signal)
 
-    def drain(self, timeout: float, abort_signal: Signal) -> int:
+    def drain(self, timeout: float, abort_signal: Signal, fl_ctx: FLContext) -> int:
         """Wait until every audit is finished; give up the rest, on record, after ``timeout``.
 
         Returns:
@@ -127,6 +131,7 @@ class InversionAuditor(FLComponent):
         """
         if self._run is None or self._status is None:
             return 0
+        self._rounds_done(self._run, self._status, fl_ctx)
         self._status.update(phase="auditing")
         deadline = time.monotonic() + timeout
         while self._run.open_audits and not abort_signal.triggered:
@@ -139,9 +144,10 @@ class InversionAuditor(FLComponent):
     def _start(self, fl_ctx: FLContext) -> None:
         experiment = experiment_of(fl_ctx, self.experiment_id)
         server = open_site(fl_ctx)
-        run_folder = Path(fl_ctx.get_engine().get_workspace().get_run_dir(fl_ctx.get_job_id()))
+        job, workspace = fl_ctx.get_job_id(), fl_ctx.get_engine().get_workspace()
+        run_folder = Path(workspace.get_run_dir(job))
         settings = AuditSettings(
-            job=fl_ctx.get_job_id(),
+            job=job,
             attacks=self.attacks,
             budget=self.budget,
             workers=self.workers,
@@ -149,8 +155,9 @@ class InversionAuditor(FLComponent):
             score_timeout=self.score_timeout,
             keep_in=run_folder / "reconstructions" if self.keep_reconstructions else None,
             worker_module=self.worker_module,
+            own_modules=Path(workspace.get_app_custom_dir(job)),
         )
-        self._heard.clear()
+        self._book = RoundBook(self.every_n_rounds, self.sites)
         self._status = AuditStatus(run_folder)
         self._run = AuditRun(
             experiment,
@@ -161,22 +168,32 @@ class InversionAuditor(FLComponent):
             changed=self._status.update,
         )
 
-    def _audited(self, number: int) -> bool:
-        return number % self.every_n_rounds == 0
-
     def _round_started(self, run: AuditRun, status: AuditStatus, fl_ctx: FLContext) -> None:
+        # NVFlare's FedAvg does not say when a round is done.
+        self._rounds_done(run, status, fl_ctx)
         number = fl_ctx.get_prop(AppConstants.CURRENT_ROUND)
-        self._heard.setdefault(number, set())
+        self._book.start(number)
         status.update(
             phase="training",
             round=number,
             rounds=fl_ctx.get_prop(AppConstants.NUM_ROUNDS),
-            sites=len(self._expected_sites(fl_ctx)),
+            sites=len(self._book.wanted(_clients(fl_ctx))),
             sites_heard=0,
         )
-        if self._audited(number):
+
+    def _task_sent(self, run: AuditRun, fl_ctx: FLContext) -> None:
+        """Keep the weights that a round's updates start from, with the first task that has them."""
+        task = fl_ctx.get_prop(AppConstants.TRAIN_SHAREABLE)
+        number = None if task is None else task.get_header(AppConstants.CURRENT_ROUND)
+        if not isinstance(number, int) or not self._book.is_audited(number):
+            return
+        try:
+            weights = read_dxo(task, DataKind.WEIGHTS).data
+        except MessageError as error:
+            self.log_warning(fl_ctx, f"round {number} cannot be audited: {error}", fire_event=False)
+            return
+        if self._book.learn_weights(number):
             # Aggregation changes the global weights in place: they are copied now.
-            weights = fl_ctx.get_prop(AppConstants.GLOBAL_MODEL)[ModelLearnableKey.WEIGHTS]
             run.remember_global(number, copy_arrays(weights))
 
     def _capture(self, run: AuditRun, status: AuditStatus, fl_ctx: FLContext) -> None:
@@ -188,50 +205,39 @@ class InversionAuditor(FLComponent):
         number = result.get_cookie(
             AppConstants.CONTRIBUTION_ROUND, fl_ctx.get_prop(AppConstants.CURRENT_ROUND)
         )
-        heard = self._heard.setdefault(number, set())
-        if site in heard:
+        if not self._book.hear(site, number):
             return
-        heard.add(site)
-        status.update(sites_heard=len(heard))
-        if not self._audited(number) or (self.sites is not None and site not in self.sites):
+        status.update(sites_heard=self._book.heard(number))
+        if not self._book.is_audited(number, site):
             return
         started = time.perf_counter()
         try:
-            # By reference: NVFlare's aggregators leave a contribution's arrays alone, and a copy of
-            # a large model would hold up the workflow.
-            arrays = dict(read_dxo(result, DataKind.WEIGHT_DIFF).data)
+            reply = read_dxo(result, DataKind.WEIGHT_DIFF, DataKind.WEIGHTS)
         except MessageError as error:
             run.reject(site, number, str(error))
             return
-        run.submit(CapturedUpdate(site, number, arrays))
-        write_scalars(
-            self,
-            fl_ctx,
-            f"audit/{site}",
-            {"capture_ms": 1000 * (time.perf_counter() - started)},
-            number,
-        )
+        if not self._book.knows_weights(number):
+            run.reject(site, number, "the weights that this round started from are not known")
+            return
+        # By reference: NVFlare's aggregators leave a contribution's arrays alone, and a copy of a
+        # large model would hold up the workflow.
+        whole = reply.data_kind == DataKind.WEIGHTS
+        run.submit(CapturedUpdate(site, number, dict(reply.data), is_whole_model=whole))
+        held_up = {"capture_ms": 1000 * (time.perf_counter() - started)}
+        write_scalars(self, fl_ctx, f"audit/{site}", held_up, number)
 
-    def _round_done(self, run: AuditRun, status: AuditStatus, fl_ctx: FLContext) -> None:
-        number = fl_ctx.get_prop(AppConstants.CURRENT_ROUND)
-        if self._audited(number):
-            for site in self._expected_sites(fl_ctx):
-                if site not in self._heard[number]:
-                    run.reject(site, number, "the site sent no usable update", status="absent")
-        run.round_done(number)
-        write_scalars(
-            self,
-            fl_ctx,
-            "audit",
-            {"open": float(run.open_audits), "sites_heard": float(len(self._heard[number]))},
-            number,
-        )
-        status.update(audits_open=run.open_audits)
+    def _rounds_done(self, run: AuditRun, status: AuditStatus, fl_ctx: FLContext) -> None:
+        for number in self._book.close():
+            for site in self._book.missing(number, _clients(fl_ctx)):
+                run.reject(site, number, "the site sent no usable update", status="absent")
+            run.round_done(number)
+            figures = {"open": run.open_audits, "sites_heard": self._book.heard(number)}
+            write_scalars(self, fl_ctx, "audit", figures, number)
+            status.update(audits_open=run.open_audits)
 
-    def _expected_sites(self, fl_ctx: FLContext) -> list[str]:
-        clients: list[Client] = list(fl_ctx.get_engine().get_clients())
-        names = sorted(client.name for client in clients)
-        return [name for name in names if self.sites is None or name in self.sites]
+
+def _clients(fl_ctx: FLContext) -> list[str]:
+    return sorted(client.name for client in fl_ctx.get_engine().get_clients())
 
 
 def copy_arrays(data: Mapping[str, Any]) -> dict[str, np.ndarray]:

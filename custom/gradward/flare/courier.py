@@ -18,13 +18,17 @@ from nvflare.apis.signal import Signal
 from gradward.flare.protocol import SCORE_TASK, ScoreReply, ScoreRequest
 from gradward.flare.states import MessageError
 
+Load = Callable[[], ScoreRequest]
+"""Reads a request when its turn has come: until then its pictures are not held in memory."""
+
 Answer = Callable[[ScoreReply | None, str], None]
 """Called once a request: with the reply, or with None and the reason why there is none."""
 
 
 @dataclass
 class _Parcel:
-    request: ScoreRequest
+    site: str
+    load: Load
     answer: Answer
     reply: ScoreReply | None = None
     problem: str = ""
@@ -34,7 +38,8 @@ class ScoringCourier:
     """A queue of score requests that outlives the workflows which send them.
 
     A task lives only as long as its workflow: what is unsent when training ends is sent by the
-    next workflow that binds itself.
+    next workflow that binds itself. Each site has one request at a time, since its time to answer
+    runs from when it is sent, and where all wait for the end of training they are many.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -46,10 +51,10 @@ class ScoringCourier:
         self._controller: Controller | None = None
         self._engine: ServerEngineSpec | None = None
 
-    def submit(self, request: ScoreRequest, answer: Answer) -> None:
-        """Send the request now, or as soon as a workflow is bound."""
+    def submit(self, site: str, load: Load, answer: Answer) -> None:
+        """Send the request as soon as a workflow is bound and the site has answered the others."""
         with self._lock:
-            self._waiting.append(_Parcel(request, answer))
+            self._waiting.append(_Parcel(site, load, answer))
         self._dispatch()
 
     def bind(self, controller: Controller, engine: ServerEngineSpec) -> None:
@@ -76,9 +81,12 @@ class ScoringCourier:
         while True:
             with self._lock:
                 controller, engine = self._controller, self._engine
-                if controller is None or engine is None or not self._waiting:
+                busy = {parcel.site for parcel in self._travelling}
+                free = (parcel for parcel in self._waiting if parcel.site not in busy)
+                parcel = next(free, None)
+                if controller is None or engine is None or parcel is None:
                     return
-                parcel = self._waiting.popleft()
+                self._waiting.remove(parcel)
                 self._travelling.append(parcel)
             try:
                 self._send(controller, engine, parcel)
@@ -106,16 +114,17 @@ class ScoringCourier:
                     return
                 parcel.problem = f"the site did not answer ({status})"
             self._finish(parcel, parcel.problem)
+            self._dispatch()
 
         task = Task(
             name=SCORE_TASK,
-            data=parcel.request.to_shareable(),
+            data=parcel.load().to_shareable(),
             timeout=int(self._timeout),
             result_received_cb=received,
             task_done_cb=done,
         )
         with engine.new_context() as fl_ctx:
-            controller.send(task=task, fl_ctx=fl_ctx, targets=[parcel.request.site])
+            controller.send(task=task, fl_ctx=fl_ctx, targets=[parcel.site])
 
     def _requeue(self, parcel: _Parcel) -> None:
         with self._lock:

@@ -16,6 +16,7 @@ from nvflare.app_common.app_constant import AppConstants
 
 from gradward.batchnorm import is_batchnorm_buffer
 from gradward.defenses.noise import load_secret
+from gradward.flare.certificate import CERTIFIED_MODES
 from gradward.flare.experiment import experiment_of
 from gradward.flare.journal import note
 from gradward.flare.outgoing import (
@@ -30,6 +31,7 @@ from gradward.flare.outgoing import (
 )
 from gradward.flare.protocol import SCORE_TASK
 from gradward.flare.receipt import (
+    DP_SGD,
     MODE_META,
     PERTURBED_META,
     RECEIPT_META,
@@ -72,6 +74,8 @@ class PerturbationGuard(Filter):
     ``score_reconstruction`` one :class:`~gradward.flare.protocol.ScoreReply`, rounded
     any                     an error reply without data
     ======================= ======================================================================
+
+    Where the site's policy demands a certificate, ``dp-class`` passes, and ``dp-sgd`` on raw ones.
 
     Everything else is answered with an error reply: the reason is in the site's log and, like all
     that passed, in its private ``guard.log``. A failure of the guard blocks as well. The receipt
@@ -183,7 +187,9 @@ class PerturbationGuard(Filter):
         if not tensor_digests(state).items() <= receipt.tensors.items():
             raise Blocked("the tensors were changed after their receipt was written")
         self._check_claims(site, receipt, fl_ctx, is_update=is_update)
-        told = {MODE_META: receipt.mode, PERTURBED_META: receipt.perturbed_samples}
+        told: dict[str, Any] = {MODE_META: receipt.mode}
+        if not site.certified.required:
+            told[PERTURBED_META] = receipt.perturbed_samples
         if is_update:
             told[MetaKey.NUM_STEPS_CURRENT_ROUND] = receipt.steps
         for name, value in dxo.meta.items():
@@ -221,6 +227,10 @@ class PerturbationGuard(Filter):
         record = recall_round(site.job_folder, receipt.round)
         if record is None or record.steps != receipt.steps:
             raise Blocked("this site has no record of such a training")
+        if site.certified.required and receipt.mode not in CERTIFIED_MODES:
+            raise Blocked("it was trained under no certificate")
+        if site.certified.required and receipt.mode == DP_SGD:
+            return
         if receipt.raw_samples != 0 or receipt.mode == UNDEFENDED:
             raise Blocked(f"it was trained on {receipt.raw_samples} raw samples")
         if receipt.perturbed_samples < 1:

@@ -15,19 +15,19 @@ from nvflare.apis.fl_context import FLContext
 from gradward.data import ImageSet
 from gradward.defenses.acceptance import PerturbationRefused
 from gradward.defenses.latent import TooFewImages
-from gradward.defenses.ledger import LedgerError, PrivacyLedger
+from gradward.defenses.ledger import LedgerError
 from gradward.defenses.noise import SECRET_FILE, FrozenNoise, SecretError, load_secret
 from gradward.defenses.perturbation import FILE, SitePerturber
 from gradward.defenses.perturbation_settings import PerturbationSettings
 from gradward.defenses.storage import StorageError
 from gradward.flare.analytics import stream_scalars
 from gradward.flare.experiment import Experiment, JobError
+from gradward.flare.ledger import LEDGER_FILE, open_ledger
 from gradward.flare.perturber_report import FitProgress, streamed_figures
 from gradward.flare.seeds import generator_for, secret_generator
 from gradward.flare.site import Site
 from gradward.training import BatchSource
 
-LEDGER_FILE = "ledger.sqlite"
 PERTURBERS = "perturbers"
 
 # What keeps a site from training and is told in one line, without anything of its data.
@@ -42,11 +42,13 @@ class PerturbedImages:
         source: of the batches, position by position as the site's images.
         mode: of the perturber.
         version: of the perturber.
+        certificate: epsilon and delta for each patient, in the certified mode.
     """
 
     source: BatchSource
     mode: str
     version: str
+    certificate: tuple[float, float] | None = None
 
 
 class Perturbation(FLComponent):
@@ -148,10 +150,12 @@ class Perturbation(FLComponent):
             self._open[site.name] = self._load_or_fit(site, experiment, settings, images, fl_ctx)
         perturber = self._open[site.name]
         views = perturber.views(images, secret_generator())
-        stream_scalars(
-            fl_ctx, self.analytics_sender_id, "defense", streamed_figures(perturber), number
-        )
-        return PerturbedImages(views, perturber.mode, perturber.version)
+        if not site.certified.required:
+            # Figures of a fit depend on the data.
+            stream_scalars(
+                fl_ctx, self.analytics_sender_id, "defense", streamed_figures(perturber), number
+            )
+        return PerturbedImages(views, perturber.mode, perturber.version, perturber.certificate)
 
     def strengthen(self, site: Site, factor: float) -> None:
         """Degrade the site's stored views for the rounds and jobs to come.
@@ -171,16 +175,9 @@ class Perturbation(FLComponent):
         images: ImageSet,
         fl_ctx: FLContext,
     ) -> SitePerturber:
-        policy = site.perturbation
         _require_books(site)
         noise = FrozenNoise(load_secret(site.private))
-        ledger = PrivacyLedger(
-            site.private / LEDGER_FILE,
-            max_views=policy.max_views,
-            max_rate=policy.max_rate,
-            max_epsilon=policy.max_epsilon,
-            max_delta=policy.max_delta,
-        )
+        ledger = open_ledger(site)
         folder = site.private / PERTURBERS / _key(settings, experiment)
         if (folder / FILE).is_file():
             return SitePerturber.load(folder, noise=noise, ledger=ledger)

@@ -14,6 +14,7 @@ from nvflare.apis.shareable import Shareable
 from gradward.defenses.noise import load_secret
 from gradward.flare.perturber import PerturbedImages
 from gradward.flare.receipt import (
+    DP_SGD,
     RECEIPT_META,
     UNDEFENDED,
     Assignment,
@@ -24,7 +25,7 @@ from gradward.flare.receipt import (
 )
 from gradward.flare.site import Site
 from gradward.flare.states import as_arrays
-from gradward.training import LocalRun, State, state_difference
+from gradward.training import LocalRun, State, TrainingSettings, state_difference
 
 LOCAL_MODEL = "local_model.pt"
 
@@ -37,6 +38,7 @@ def training_result(
     after: State,
     run: LocalRun,
     perturbed: PerturbedImages | None,
+    settings: TrainingSettings,
 ) -> Shareable:
     """Pack the update of one round with its receipt, and keep the local model for later.
 
@@ -47,13 +49,15 @@ def training_result(
         before, after: states of the model around the training.
         run: what the training did.
         perturbed: what it trained on; None for raw images.
+        settings: of the training.
     """
+    undefended = UNDEFENDED if settings.dp_sgd is None else DP_SGD
     update = as_arrays(state_difference(after, before))
     receipt = Receipt(
         **identify_task(fl_ctx),
         round=assignment.round,
         model=state_digest(assignment.received),
-        mode=UNDEFENDED if perturbed is None else perturbed.mode,
+        mode=undefended if perturbed is None else perturbed.mode,
         version="" if perturbed is None else perturbed.version,
         raw_samples=run.raw_samples,
         perturbed_samples=run.perturbed_samples,

@@ -16,6 +16,7 @@ from torch import nn
 
 from gradward.data import DataError, ImageSet
 from gradward.flare.analytics import stream_scalars
+from gradward.flare.certificate import banded, declare_run, may_be_measured, require_mechanism
 from gradward.flare.dp_account import spend_round
 from gradward.flare.experiment import Experiment, JobError, experiment_of, find_component
 from gradward.flare.perturber import PERTURBATION_ERRORS, Perturbation, PerturbedImages
@@ -134,13 +135,20 @@ class LocalTrainer(Executor):
         assignment = Assignment(number, read_dxo(shareable, DataKind.WEIGHTS).data)
         note_assignment(fl_ctx, assignment)
         before = load_global_state(model, assignment.received)
+        if site.certified.required:
+            settings = banded(settings, len(data))
         self._check_batches(model, experiment, settings, len(data))
         perturbed = self._perturbed(site, experiment, data, fl_ctx, number)
+        if declared := declare_run(site, settings, perturbed, data):
+            self.log_info(fl_ctx, declared)
         if settings.dp_sgd is not None:
             spent = {"epsilon": spend_round(site.job_folder, settings, len(data))}
-            stream_scalars(fl_ctx, self.analytics_sender_id, "defense", spent, number)
+            if not site.certified.required:
+                # It tells how many images there are; the certificate states the job's.
+                stream_scalars(fl_ctx, self.analytics_sender_id, "defense", spent, number)
         model.to(site.device)
-        self._stream_metrics(site, experiment, model, fl_ctx, abort_signal, number)
+        metrics = self._measure(site, experiment, model, "validation", abort_signal)
+        stream_scalars(fl_ctx, self.analytics_sender_id, "valid", metrics or {}, number)
         run = train_locally(
             model,
             RawImages(data.images, data.labels) if perturbed is None else perturbed.source,
@@ -158,11 +166,12 @@ class LocalTrainer(Executor):
             # The loss on its training images is no part of what epsilon was paid for.
             told["loss"] = mean_loss
         stream_scalars(fl_ctx, self.analytics_sender_id, "train", told, number)
-        self.log_info(
-            fl_ctx,
-            f"round {number}: {len(run.batches)} steps on {site.device}, loss {mean_loss:.4f}",
+        # A job may have NVFlare stream the log to the server.
+        figures = "".join(f", {name} {value:.4g}" for name, value in told.items())
+        self.log_info(fl_ctx, f"round {number} trained on {site.device}{figures}")
+        return training_result(
+            fl_ctx, site, assignment, before, state_copy(model), run, perturbed, settings
         )
-        return training_result(fl_ctx, site, assignment, before, state_copy(model), run, perturbed)
 
     def _validate(
         self, site: Site, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
@@ -170,13 +179,12 @@ class LocalTrainer(Executor):
         experiment = experiment_of(fl_ctx, self.experiment_id)
         model = experiment.build_model()
         load_global_state(model, read_dxo(shareable, DataKind.WEIGHTS).data)
-        data = self._split(site, experiment, "testing")
-        metrics = evaluate(
-            model.to(site.device),
-            data.images,
-            data.labels,
-            aborted=lambda: abort_signal.triggered,
-        )
+        metrics = self._measure(site, experiment, model, "testing", abort_signal)
+        if metrics is None:
+            raise JobError(
+                "metrics on clean images are closed: a held-out patient is trained on as well, or "
+                f"fewer stand behind them than this site's {site.certified.min_patients}"
+            )
         return DXO(DataKind.METRICS, data=metrics).to_shareable()
 
     def _submit_model(
@@ -191,7 +199,9 @@ class LocalTrainer(Executor):
     def _perturbed(
         self, site: Site, experiment: Experiment, data: ImageSet, fl_ctx: FLContext, number: int
     ) -> PerturbedImages | None:
+        settings = experiment.settings_for(site.name)
         if self.perturbation_id is None:
+            require_mechanism(site, settings, None)
             if site.perturbation.required:
                 raise JobError(
                     "this site trains on perturbed images only, but the job's trainer names no "
@@ -199,6 +209,8 @@ class LocalTrainer(Executor):
                 )
             return None
         perturbation = find_component(fl_ctx, self.perturbation_id, Perturbation)
+        planned = perturbation.settings_for(site.name)
+        require_mechanism(site, settings, None if planned is None else planned.mode)
         return perturbation.open(site, experiment, data, fl_ctx, number)
 
     def _split(self, site: Site, experiment: Experiment, split: str) -> ImageSet:
@@ -217,16 +229,18 @@ class LocalTrainer(Executor):
             batch_size=settings.smallest_batch(n_images),
         )
 
-    def _stream_metrics(
+    def _measure(
         self,
         site: Site,
         experiment: Experiment,
         model: nn.Module,
-        fl_ctx: FLContext,
+        split: str,
         abort_signal: Signal,
-        number: int,
-    ) -> None:
-        """Measure the received global model on the site's validation images."""
-        data = self._split(site, experiment, "validation")
-        metrics = evaluate(model, data.images, data.labels, aborted=lambda: abort_signal.triggered)
-        stream_scalars(fl_ctx, self.analytics_sender_id, "valid", metrics, number)
+    ) -> dict[str, float] | None:
+        """Measure a received model on clean images; None where that may not leave."""
+        data = self._split(site, experiment, split)
+        if not may_be_measured(site, data, self._split(site, experiment, "training")):
+            return None
+        return evaluate(
+            model.to(site.device), data.images, data.labels, aborted=lambda: abort_signal.triggered
+        )

@@ -8,7 +8,7 @@ import jinja2
 
 from gradward.report.records import FILE_NAME, read_records
 from gradward.report.summary import SiteSummary, summarise
-from gradward.report.table import how_to_read, show
+from gradward.report.table import how_to_read, membership_unknown, show
 
 
 def build_report(run_folder: Path) -> Path:
@@ -58,4 +58,6 @@ def _verdict(summary: SiteSummary) -> dict[str, str]:
         f"{show(real.reid)} (control {show(control.reid if control else None)}) in a gallery of "
         f"{real.gallery}. The site scored {summary.scored} of {summary.attempted} attacks."
     )
+    if summary.membership == "unknown":
+        text += f" {membership_unknown()}"
     return {"site": summary.site, "level": level, "text": text}

@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-SCHEMA = 1
+SCHEMA = 2
+# Schema 1 had no `membership`: every site knew which of its images made an update.
+READABLE = (1, SCHEMA)
 FILE_NAME = "leakage.jsonl"
 
 STATUSES = ("ok", "failed", "skipped", "refused", "unscored", "absent")
@@ -31,6 +33,9 @@ class LeakageRecord:
         prior: what the prior alone scored, by the same names.
         loss, evals, seconds: of the attack.
         knowledge: what the attacker was given, inferred, or lacked.
+        membership: ``known`` where the site scored against the images that made the update,
+            ``unknown`` where it could not tell them from its others and took all; None where
+            nothing was scored.
     """
 
     job: str
@@ -58,6 +63,7 @@ class LeakageRecord:
     evals: int | None = None
     seconds: float | None = None
     knowledge: dict[str, str] = field(default_factory=dict)
+    membership: str | None = None
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -111,6 +117,8 @@ def read_records(path: Path) -> Iterator[LeakageRecord]:
 
 
 def _parse(values: Any) -> LeakageRecord:
-    if not isinstance(values, dict) or values.get("schema") != SCHEMA:
-        raise ValueError(f"its schema is not {SCHEMA}")
+    if not isinstance(values, dict) or values.get("schema") not in READABLE:
+        raise ValueError(f"its schema is none of {READABLE}")
+    if values["schema"] == 1 and values.get("status") == "ok":
+        values["membership"] = "known"
     return LeakageRecord(**values)

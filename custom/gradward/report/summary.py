@@ -23,6 +23,7 @@ class SiteSummary:
         round: the round that gave away most; None where nothing was scored, as the next two.
         attack: the attack that recovered most in it.
         best: best of the attacks in it, for real update, control and prior alike.
+        membership: whether the site knew which images made the update, as in the records.
     """
 
     site: str
@@ -32,6 +33,7 @@ class SiteSummary:
     round: int | None = None
     attack: str | None = None
     best: Comparison | None = None
+    membership: str | None = None
 
 
 def summarise(records: Sequence[LeakageRecord]) -> list[SiteSummary]:
@@ -62,8 +64,14 @@ def _summarise_site(site: str, records: Sequence[LeakageRecord]) -> SiteSummary:
         for number, attacks in rounds.items()
     }
     worst = max(best, key=lambda number: _severity(best[number].real))
-    attack = max(rounds[worst], key=lambda record: _severity(_scores(record))).attack
-    return replace(summary, round=worst, attack=attack, best=best[worst])
+    strongest = max(rounds[worst], key=lambda record: _severity(_scores(record)))
+    return replace(
+        summary,
+        round=worst,
+        attack=strongest.attack,
+        best=best[worst],
+        membership=strongest.membership,
+    )
 
 
 def _comparison(

@@ -63,3 +63,12 @@ def how_to_read() -> str:
         "of other images; only what exceeds it was leaked. A low figure means: not recovered by "
         "these attacks within this budget. It never means: safe."
     )
+
+
+def membership_unknown() -> str:
+    """What to bear in mind where a site could not tell which images made its update."""
+    return (
+        "Membership in the round is unknown: each reconstruction was set beside the likest of all "
+        "images of the site, as was its control. Chance is higher than with known images, and only "
+        "what exceeds the control counts."
+    )
