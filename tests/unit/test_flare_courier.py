@@ -1,4 +1,4 @@
-"""Score requests outlive the workflow that carries them."""
+"""Questions outlive the workflow that carries them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import make_reply
 from nvflare.apis.signal import Signal
 
-from gradward.flare.courier import ScoringCourier
+from gradward.flare.courier import Courier
 from gradward.flare.protocol import SCORE_NAMES, ScoreReply, ScoreRequest
 
 
@@ -46,9 +46,9 @@ REQUEST = ScoreRequest("site-1", 0, "batchnorm", np.zeros((1, 1, 8, 8), np.float
 GOOD = ScoreReply("ok", real=dict.fromkeys(SCORE_NAMES, 0.5))
 
 
-def start() -> tuple[ScoringCourier, list[tuple[ScoreReply | None, str]]]:
+def start() -> tuple[Courier, list[tuple[ScoreReply | None, str]]]:
     answers: list[tuple[ScoreReply | None, str]] = []
-    courier = ScoringCourier(timeout=5)
+    courier = Courier(timeout=5)
     courier.submit(REQUEST, lambda reply, problem: answers.append((reply, problem)))
     return courier, answers
 

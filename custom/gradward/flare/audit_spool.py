@@ -42,11 +42,15 @@ def _is_running(process: int) -> bool:
 
 @dataclass(frozen=True)
 class CapturedUpdate:
-    """What one site sent in one round; without its arrays once they are in the spool."""
+    """What one site sent in one round; without its arrays once they are in the spool.
+
+    ``canaries`` is the number of public images behind a canary update, as the site states it.
+    """
 
     site: str
     round: int
     arrays: Mapping[str, Any]
+    canaries: int | None = None
 
 
 class AuditSpool:
@@ -69,6 +73,7 @@ class AuditSpool:
         self._server = server
         self._public: PublicSet | None = None
         self._public_lock = threading.Lock()
+        self._latest: tuple[int, dict[str, np.ndarray]] | None = None
 
     @property
     def prior_file(self) -> Path:
@@ -97,6 +102,13 @@ class AuditSpool:
     def put_global(self, number: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Write a round's global weights."""
         save_state(self.global_file(number), arrays)
+
+    def global_weights(self, number: int) -> dict[str, np.ndarray]:
+        """Read a round's global weights; the orders of one round share the same arrays."""
+        if self._latest is None or self._latest[0] != number:
+            with np.load(self.global_file(number), allow_pickle=False) as arrays:
+                self._latest = number, dict(arrays)
+        return self._latest[1]
 
     def results(self, update: CapturedUpdate) -> dict[str, np.ndarray]:
         """Read the reconstructions a worker left, as ``<attack>/real`` and ``<attack>/control``."""

@@ -1,4 +1,4 @@
-"""The audit beside the federation: attacks each update the server receives."""
+"""The audit beside the federation: attacks what the sites send, or canaries in its place."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from nvflare.apis.client import Client
 from nvflare.apis.dxo import DataKind
 from nvflare.apis.event_type import EventType
@@ -20,20 +19,24 @@ from nvflare.app_common.abstract.model import ModelLearnableKey
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
-from gradward.attacks.portfolio import AttackSpec, Budget
 from gradward.attacks.worker_process import WORKER_MODULE
-from gradward.flare.analytics import write_scalars
-from gradward.flare.audit_run import AuditRun, AuditSettings
+from gradward.flare.analytics import show_canary, write_scalars
+from gradward.flare.audit_attack import AuditSettings, check_audit
+from gradward.flare.audit_run import AuditRun
 from gradward.flare.audit_spool import CapturedUpdate
 from gradward.flare.experiment import experiment_of
 from gradward.flare.site import open_site
-from gradward.flare.states import MessageError, read_dxo
+from gradward.flare.states import MessageError, copy_arrays, read_dxo
 from gradward.flare.status import AuditStatus
-from gradward.report.records import FILE_NAME, LeakageLog
+from gradward.report.records import CANARY, FILE_NAME, LIVE, LeakageLog
 
 
 class InversionAuditor(FLComponent):
     """Captures what leaves the sites and hands it to an :class:`AuditRun`.
+
+    With ``subject="canary"`` nothing of the training is captured: each site that takes the training
+    task of an audited round is asked, beside it, for an update on declared public images, which is
+    attacked and scored here and never aggregated (``docs/canary.md``).
 
     Its handlers run under the workflow's lock, so they take hold and return; spool, attacks and
     scoring happen in threads and in a worker process.
@@ -52,6 +55,7 @@ class InversionAuditor(FLComponent):
         attack_timeout: float = 900.0,
         score_timeout: float = 600.0,
         keep_reconstructions: bool = False,
+        subject: str = LIVE,
     ) -> None:
         """Check every argument.
 
@@ -64,24 +68,23 @@ class InversionAuditor(FLComponent):
             workers: attack worker processes.
             attack_timeout: seconds for all attacks on one update before their worker is killed.
             score_timeout: seconds a site has to answer one request, training included.
-            keep_reconstructions: leave the reconstructions in the run folder. They show patients.
+            keep_reconstructions: leave the reconstructions in the run folder. Of live updates they
+                show patients.
+            subject: ``"live"`` attacks the training's own updates, ``"canary"`` public images.
 
         Raises:
             TypeError, ValueError: with the offending value.
         """
         super().__init__()
-        if isinstance(attacks, str) or not attacks:
-            raise ValueError(f"attacks must be a non-empty list of objects, got {attacks!r}")
-        for name, value in (("every_n_rounds", every_n_rounds), ("workers", workers)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-        for name, seconds in (("attack_timeout", attack_timeout), ("score_timeout", score_timeout)):
-            if not isinstance(seconds, int | float) or seconds <= 0:
-                raise ValueError(f"{name} must be a positive number of seconds, got {seconds!r}")
+        check_audit(
+            attacks,
+            budget,
+            counts={"every_n_rounds": every_n_rounds, "workers": workers},
+            seconds={"attack_timeout": attack_timeout, "score_timeout": score_timeout},
+            subject=subject,
+        )
         self.attacks = [dict(attack) for attack in attacks]
         self.budget = dict(budget)
-        AttackSpec.check_all(self.attacks)
-        Budget(**self.budget)
         self.experiment_id = experiment_id
         self.every_n_rounds = every_n_rounds
         self.sites = None if sites is None else list(sites)
@@ -89,9 +92,11 @@ class InversionAuditor(FLComponent):
         self.attack_timeout = float(attack_timeout)
         self.score_timeout = float(score_timeout)
         self.keep_reconstructions = keep_reconstructions
+        self.subject = subject
         self._run: AuditRun | None = None
         self._status: AuditStatus | None = None
         self._heard: dict[int, set[str]] = {}
+        self._asked: dict[int, set[str]] = {}
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Follow the run."""
@@ -101,6 +106,8 @@ class InversionAuditor(FLComponent):
             return
         elif event_type == AppEventType.ROUND_STARTED:
             self._round_started(self._run, self._status, fl_ctx)
+        elif event_type == AppEventType.BEFORE_TRAIN_TASK and self.subject == CANARY:
+            self._ask(self._run, fl_ctx)
         elif event_type == AppEventType.AFTER_CONTRIBUTION_ACCEPT:
             self._capture(self._run, self._status, fl_ctx)
         elif event_type == AppEventType.ROUND_DONE:
@@ -110,7 +117,7 @@ class InversionAuditor(FLComponent):
             self._status.update(phase="finished", audits_open=self._run.open_audits)
 
     def bind(self, controller: Controller, fl_ctx: FLContext) -> None:
-        """Let score requests travel through ``controller``, the workflow that is running."""
+        """Let questions travel through ``controller``, the workflow that is running."""
         if self._run is not None:
             self._run.courier.bind(controller, fl_ctx.get_engine())
 
@@ -149,8 +156,10 @@ class InversionAuditor(FLComponent):
             score_timeout=self.score_timeout,
             keep_in=run_folder / "reconstructions" if self.keep_reconstructions else None,
             worker_module=self.worker_module,
+            subject=self.subject,
         )
         self._heard.clear()
+        self._asked.clear()
         self._status = AuditStatus(run_folder)
         self._run = AuditRun(
             experiment,
@@ -159,10 +168,22 @@ class InversionAuditor(FLComponent):
             LeakageLog(run_folder / FILE_NAME),
             log=lambda message: self.log_warning(fl_ctx, message, fire_event=False),
             changed=self._status.update,
+            recorded=lambda record: show_canary(self, fl_ctx.get_engine(), record),
         )
 
     def _audited(self, number: int) -> bool:
         return number % self.every_n_rounds == 0
+
+    def _concerns(self, site: str, number: int) -> bool:
+        return self._audited(number) and (self.sites is None or site in self.sites)
+
+    def _ask(self, run: AuditRun, fl_ctx: FLContext) -> None:
+        """Ask a site for a canary once it has its training task, which so comes first."""
+        peer = fl_ctx.get_peer_context()
+        number = fl_ctx.get_prop(AppConstants.CURRENT_ROUND)
+        if peer is not None and self._concerns(peer.get_identity_name(), number):
+            self._asked.setdefault(number, set()).add(peer.get_identity_name())
+            run.order_canary(peer.get_identity_name(), number)
 
     def _round_started(self, run: AuditRun, status: AuditStatus, fl_ctx: FLContext) -> None:
         number = fl_ctx.get_prop(AppConstants.CURRENT_ROUND)
@@ -193,7 +214,7 @@ class InversionAuditor(FLComponent):
             return
         heard.add(site)
         status.update(sites_heard=len(heard))
-        if not self._audited(number) or (self.sites is not None and site not in self.sites):
+        if self.subject == CANARY or not self._concerns(site, number):
             return
         started = time.perf_counter()
         try:
@@ -204,36 +225,24 @@ class InversionAuditor(FLComponent):
             run.reject(site, number, str(error))
             return
         run.submit(CapturedUpdate(site, number, arrays))
-        write_scalars(
-            self,
-            fl_ctx,
-            f"audit/{site}",
-            {"capture_ms": 1000 * (time.perf_counter() - started)},
-            number,
-        )
+        capture_ms = 1000 * (time.perf_counter() - started)
+        write_scalars(self, fl_ctx, f"audit/{site}", {"capture_ms": capture_ms}, number)
 
     def _round_done(self, run: AuditRun, status: AuditStatus, fl_ctx: FLContext) -> None:
         number = fl_ctx.get_prop(AppConstants.CURRENT_ROUND)
         if self._audited(number):
+            there, reason = self._heard[number], "the site sent no usable update"
+            if self.subject == CANARY:
+                there, reason = self._asked.get(number, set()), "the site took no training task"
             for site in self._expected_sites(fl_ctx):
-                if site not in self._heard[number]:
-                    run.reject(site, number, "the site sent no usable update", status="absent")
+                if site not in there:
+                    run.reject(site, number, reason, status="absent")
         run.round_done(number)
-        write_scalars(
-            self,
-            fl_ctx,
-            "audit",
-            {"open": float(run.open_audits), "sites_heard": float(len(self._heard[number]))},
-            number,
-        )
+        sizes = {"open": float(run.open_audits), "sites_heard": float(len(self._heard[number]))}
+        write_scalars(self, fl_ctx, "audit", sizes, number)
         status.update(audits_open=run.open_audits)
 
     def _expected_sites(self, fl_ctx: FLContext) -> list[str]:
         clients: list[Client] = list(fl_ctx.get_engine().get_clients())
         names = sorted(client.name for client in clients)
         return [name for name in names if self.sites is None or name in self.sites]
-
-
-def copy_arrays(data: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Copy the arrays of a state."""
-    return {name: np.array(value, copy=True) for name, value in data.items()}

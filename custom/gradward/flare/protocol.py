@@ -1,11 +1,11 @@
-"""The one question the audit asks a site, and its answer."""
+"""The one question about its own images that the audit asks a site, and its answer."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from nvflare.apis.dxo import DXO, DataKind
@@ -40,6 +40,7 @@ class ScoreRequest:
     images: np.ndarray
     control: np.ndarray | None
     public_checksum: str
+    task: ClassVar[str] = SCORE_TASK
 
     def to_shareable(self) -> Shareable:
         """Pack as ``APP_DEFINED``: raw arrays in a ``COLLECTION`` trip NVFlare's filters."""
@@ -65,6 +66,11 @@ class ScoreRequest:
             if request.control.shape != request.images.shape:
                 raise MessageError("reconstruction and control differ in number")
         return request
+
+    @staticmethod
+    def read_reply(reply: Shareable) -> ScoreReply:
+        """Unpack and check the answer; see :meth:`ScoreReply.from_shareable`."""
+        return ScoreReply.from_shareable(reply)
 
 
 @dataclass(frozen=True)
