@@ -24,6 +24,7 @@ from gradward.flare.gate import JOURNAL as GATE_JOURNAL
 from gradward.flare.gate import LeakageGate
 from gradward.flare.guard import PerturbationGuard
 from gradward.flare.perturber import Perturbation, PerturbedImages
+from gradward.flare.perturber_store import PerturberStore
 from gradward.flare.policies import CertifiedPolicy
 from gradward.flare.protocol import SCORE_TASK, ScoreReply, ScoreRequest
 from gradward.flare.receipt import MODE_META, PERTURBED_META
@@ -134,7 +135,7 @@ def test_figures_of_a_fit_are_streamed_only_without_a_certificate(
         report={"fit_seconds": {"features": 3.0}, "clipped": 0.25},
         views=lambda images, generator: FlatViews(images.labels, images.images.shape[1:]),
     )
-    monkeypatch.setattr(Perturbation, "_load_or_fit", lambda *arguments: fitted)
+    monkeypatch.setattr(PerturberStore, "load", lambda *arguments: fitted)
     desk = certified_desk(tmp_path, {"batch_size": 5, "lr": 0.02}, required=certified)
     settings = {"mode": "dp-class", "epsilon": 2.0, "delta": 1e-5}
     desk.components["perturbation"] = Perturbation(settings)

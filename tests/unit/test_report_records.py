@@ -141,3 +141,30 @@ def test_the_page_says_where_membership_is_unknown(tmp_path: Path) -> None:
     assert "Membership" not in build_report(tmp_path).read_text()
     log.append(replace(RECORD, site="site-2", membership="unknown"))
     assert build_report(tmp_path).read_text().count("Membership in the round is unknown") == 1
+
+
+def test_a_canary_audit_says_whose_images_were_attacked(tmp_path: Path) -> None:
+    canary = replace(RECORD, subject="canary")
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(leakage_table([canary]))
+    text = " ".join(console.export_text().split())
+    log = LeakageLog(tmp_path / "leakage.jsonl")
+    log.append(canary)
+    page = build_report(tmp_path).read_text()
+    for shown in (text, page):
+        for words in ("no patient&#39;s image" if shown is page else "no patient's", "memorised"):
+            assert words in shown
+    assert "The server scored 1 of 1" in page and "scored by each site" not in page
+
+
+def test_a_live_audit_speaks_of_no_canaries(tmp_path: Path) -> None:
+    log = LeakageLog(tmp_path / "leakage.jsonl")
+    log.append(RECORD)
+    page = build_report(tmp_path).read_text()
+    assert "canary" not in page and "The site scored 1 of 1" in page
+
+
+def test_live_and_canary_of_a_site_are_summed_up_apart() -> None:
+    worse = replace(RECORD, subject="canary", round=1, recovered=0.9)
+    found = {(item.subject, item.round, item.attempted) for item in summarise([RECORD, worse])}
+    assert found == {("live", 0, 1), ("canary", 1, 1)}

@@ -50,12 +50,14 @@ class CapturedUpdate:
         arrays: tensors or arrays by name.
         is_whole_model: whether they are the trained weights and not their difference to the global
             ones.
+        canaries: public images behind a canary update, as the site states it; None of a live one.
     """
 
     site: str
     round: int
     arrays: Mapping[str, Any]
     is_whole_model: bool = False
+    canaries: int | None = None
 
 
 class AuditSpool:
@@ -78,6 +80,7 @@ class AuditSpool:
         self._server = server
         self._public: PublicSet | None = None
         self._public_lock = threading.Lock()
+        self._latest: tuple[int, dict[str, np.ndarray]] | None = None
 
     @property
     def prior_file(self) -> Path:
@@ -123,6 +126,13 @@ class AuditSpool:
         with np.load(self.entry(site, number) / "result.npz", allow_pickle=False) as arrays:
             name = f"{attack}/control"
             return arrays[f"{attack}/real"], arrays.get(name)
+
+    def global_weights(self, number: int) -> dict[str, np.ndarray]:
+        """Read a round's global weights; the orders of one round share the same arrays."""
+        if self._latest is None or self._latest[0] != number:
+            with np.load(self.global_file(number), allow_pickle=False) as arrays:
+                self._latest = number, dict(arrays)
+        return self._latest[1]
 
     def public(self) -> PublicSet:
         """Load the public images once and put prior and control into the spool.

@@ -1,4 +1,4 @@
-"""The audit beside the federation: attacks each update the server receives."""
+"""The audit beside the federation: attacks what the sites send, or canaries in its place."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from nvflare.apis.dxo import DataKind
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
@@ -18,17 +17,17 @@ from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
-from gradward.attacks.portfolio import AttackSpec, Budget
 from gradward.attacks.worker_process import WORKER_MODULE
-from gradward.flare.analytics import write_scalars
-from gradward.flare.audit_run import AuditRun, AuditSettings
+from gradward.flare.analytics import show_canary, write_scalars
+from gradward.flare.audit_attack import AuditSettings, check_audit
+from gradward.flare.audit_run import AuditRun
 from gradward.flare.audit_spool import CapturedUpdate
 from gradward.flare.experiment import experiment_of
 from gradward.flare.round_book import RoundBook
 from gradward.flare.site import open_site
-from gradward.flare.states import MessageError, read_dxo
+from gradward.flare.states import MessageError, copy_arrays, read_dxo
 from gradward.flare.status import AuditStatus
-from gradward.report.records import FILE_NAME, LeakageLog
+from gradward.report.records import CANARY, FILE_NAME, LIVE, LeakageLog
 
 
 class InversionAuditor(FLComponent):
@@ -36,6 +35,10 @@ class InversionAuditor(FLComponent):
 
     It follows any workflow that sends its training task as NVFlare's own do and fires their events;
     a reply may be the difference to the weights that the task held, or the trained weights.
+
+    With ``subject="canary"`` nothing of the training is captured: each site that takes the training
+    task of an audited round is asked, beside it, for an update on declared public images, which is
+    attacked and scored here and never aggregated (``docs/canary.md``).
 
     Its handlers run under the workflow's lock, so they take hold and return; spool, attacks and
     scoring happen in threads and in a worker process.
@@ -54,6 +57,7 @@ class InversionAuditor(FLComponent):
         attack_timeout: float = 900.0,
         score_timeout: float = 600.0,
         keep_reconstructions: bool = False,
+        subject: str = LIVE,
     ) -> None:
         """Check every argument.
 
@@ -66,24 +70,23 @@ class InversionAuditor(FLComponent):
             workers: attack worker processes.
             attack_timeout: seconds for all attacks on one update before their worker is killed.
             score_timeout: seconds a site has to answer one request, training included.
-            keep_reconstructions: leave the reconstructions in the run folder. They show patients.
+            keep_reconstructions: leave the reconstructions in the run folder. Of live updates they
+                show patients.
+            subject: ``"live"`` attacks the training's own updates, ``"canary"`` public images.
 
         Raises:
             TypeError, ValueError: with the offending value.
         """
         super().__init__()
-        if isinstance(attacks, str) or not attacks:
-            raise ValueError(f"attacks must be a non-empty list of objects, got {attacks!r}")
-        for name, value in (("every_n_rounds", every_n_rounds), ("workers", workers)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-        for name, seconds in (("attack_timeout", attack_timeout), ("score_timeout", score_timeout)):
-            if not isinstance(seconds, int | float) or seconds <= 0:
-                raise ValueError(f"{name} must be a positive number of seconds, got {seconds!r}")
+        check_audit(
+            attacks,
+            budget,
+            counts={"every_n_rounds": every_n_rounds, "workers": workers},
+            seconds={"attack_timeout": attack_timeout, "score_timeout": score_timeout},
+            subject=subject,
+        )
         self.attacks = [dict(attack) for attack in attacks]
         self.budget = dict(budget)
-        AttackSpec.check_all(self.attacks)
-        Budget(**self.budget)
         self.experiment_id = experiment_id
         self.every_n_rounds = every_n_rounds
         self.sites = None if sites is None else list(sites)
@@ -91,6 +94,7 @@ class InversionAuditor(FLComponent):
         self.attack_timeout = float(attack_timeout)
         self.score_timeout = float(score_timeout)
         self.keep_reconstructions = keep_reconstructions
+        self.subject = subject
         self._run: AuditRun | None = None
         self._status: AuditStatus | None = None
         self._book = RoundBook(every_n_rounds, self.sites)
@@ -114,7 +118,7 @@ class InversionAuditor(FLComponent):
             self._status.update(phase="finished", audits_open=self._run.open_audits)
 
     def bind(self, controller: Controller, fl_ctx: FLContext) -> None:
-        """Let score requests travel through ``controller``, the workflow that is running."""
+        """Let questions travel through ``controller``, the workflow that is running."""
         if self._run is not None:
             self._run.courier.bind(controller, fl_ctx.get_engine())
 
@@ -156,6 +160,7 @@ class InversionAuditor(FLComponent):
             keep_in=run_folder / "reconstructions" if self.keep_reconstructions else None,
             worker_module=self.worker_module,
             own_modules=Path(workspace.get_app_custom_dir(job)),
+            subject=self.subject,
         )
         self._book = RoundBook(self.every_n_rounds, self.sites)
         self._status = AuditStatus(run_folder)
@@ -166,6 +171,7 @@ class InversionAuditor(FLComponent):
             LeakageLog(run_folder / FILE_NAME),
             log=lambda message: self.log_warning(fl_ctx, message, fire_event=False),
             changed=self._status.update,
+            recorded=lambda record: show_canary(self, fl_ctx.get_engine(), record),
         )
 
     def _round_started(self, run: AuditRun, status: AuditStatus, fl_ctx: FLContext) -> None:
@@ -195,6 +201,12 @@ class InversionAuditor(FLComponent):
         if self._book.learn_weights(number):
             # Aggregation changes the global weights in place: they are copied now.
             run.remember_global(number, copy_arrays(weights))
+        peer = fl_ctx.get_peer_context()
+        if self.subject == CANARY and peer is not None:
+            # The site has its training task by now, which so comes first.
+            site = peer.get_identity_name()
+            if self._book.is_audited(number, site) and self._book.ask(site, number):
+                run.order_canary(site, number)
 
     def _capture(self, run: AuditRun, status: AuditStatus, fl_ctx: FLContext) -> None:
         result = fl_ctx.get_prop(AppConstants.TRAINING_RESULT)
@@ -207,8 +219,8 @@ class InversionAuditor(FLComponent):
         )
         if not self._book.hear(site, number):
             return
-        status.update(sites_heard=self._book.heard(number))
-        if not self._book.is_audited(number, site):
+        status.update(sites_heard=len(self._book.heard(number)))
+        if self.subject == CANARY or not self._book.is_audited(number, site):
             return
         started = time.perf_counter()
         try:
@@ -228,18 +240,17 @@ class InversionAuditor(FLComponent):
 
     def _rounds_done(self, run: AuditRun, status: AuditStatus, fl_ctx: FLContext) -> None:
         for number in self._book.close():
-            for site in self._book.missing(number, _clients(fl_ctx)):
-                run.reject(site, number, "the site sent no usable update", status="absent")
+            reason, there = "the site sent no usable update", self._book.heard(number)
+            if self.subject == CANARY:
+                reason, there = "the site took no training task", self._book.asked(number)
+            for site in self._book.audited(number, _clients(fl_ctx)):
+                if site not in there:
+                    run.reject(site, number, reason, status="absent")
             run.round_done(number)
-            figures = {"open": run.open_audits, "sites_heard": self._book.heard(number)}
+            figures = {"open": run.open_audits, "sites_heard": len(self._book.heard(number))}
             write_scalars(self, fl_ctx, "audit", figures, number)
             status.update(audits_open=run.open_audits)
 
 
 def _clients(fl_ctx: FLContext) -> list[str]:
     return sorted(client.name for client in fl_ctx.get_engine().get_clients())
-
-
-def copy_arrays(data: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Copy the arrays of a state."""
-    return {name: np.array(value, copy=True) for name, value in data.items()}

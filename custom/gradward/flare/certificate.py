@@ -46,6 +46,12 @@ def banded(settings: TrainingSettings, n_images: int) -> TrainingSettings:
     return replace(settings, steps=1 << (settings.number_of_steps(n_images).bit_length() - 1))
 
 
+def images_told(settings: TrainingSettings) -> int:
+    """Return how many images the banded steps stand for; nothing else may tell of their number."""
+    assert settings.steps is not None
+    return settings.batch_size * max(1, settings.steps // settings.epochs)
+
+
 def may_be_measured(site: Site, held_out: ImageSet, training: ImageSet) -> bool:
     """Whether a metric on clean images may leave: enough patients, none of whom is trained on.
 

@@ -1,4 +1,4 @@
-"""The one question the audit asks a site, and its answer."""
+"""The one question about its own images that the audit asks a site, and its answer."""
 
 from __future__ import annotations
 

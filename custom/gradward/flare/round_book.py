@@ -13,6 +13,7 @@ class RoundBook:
         self._every_n_rounds = every_n_rounds
         self._sites = sites
         self._heard: dict[int, set[str]] = {}
+        self._asked: dict[int, set[str]] = {}
         self._open: set[int] = set()
         self._known: set[int] = set()
 
@@ -46,18 +47,26 @@ class RoundBook:
 
     def hear(self, site: str, number: int) -> bool:
         """Note an update; False if the site sent one in this round before."""
-        heard = self._heard.setdefault(number, set())
-        new = site not in heard
-        heard.add(site)
-        return new
+        return _note(self._heard.setdefault(number, set()), site)
 
-    def heard(self, number: int) -> int:
+    def ask(self, site: str, number: int) -> bool:
+        """Note that a canary is ordered; False if it was before."""
+        return _note(self._asked.setdefault(number, set()), site)
+
+    def heard(self, number: int) -> frozenset[str]:
         """Sites heard in a round."""
-        return len(self._heard.get(number, ()))
+        return frozenset(self._heard.get(number, ()))
 
-    def missing(self, number: int, sites: Iterable[str]) -> list[str]:
-        """Return those of ``sites`` whose update should be audited and did not come."""
-        if not self.is_audited(number):
-            return []
-        heard = self._heard.get(number, set())
-        return [site for site in self.wanted(sites) if site not in heard]
+    def asked(self, number: int) -> frozenset[str]:
+        """Sites asked for a canary in a round."""
+        return frozenset(self._asked.get(number, ()))
+
+    def audited(self, number: int, sites: Iterable[str]) -> list[str]:
+        """Return those of ``sites`` that are audited in a round."""
+        return self.wanted(sites) if self.is_audited(number) else []
+
+
+def _note(names: set[str], name: str) -> bool:
+    new = name not in names
+    names.add(name)
+    return new

@@ -115,3 +115,8 @@ def as_tensor(value: Any) -> Tensor:
 def as_arrays(state: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     """Return a state as NVFlare sends it."""
     return {name: value.detach().cpu().numpy() for name, value in state.items()}
+
+
+def copy_arrays(data: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Copy the arrays of a state."""
+    return {name: np.array(value, copy=True) for name, value in data.items()}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from gradward.report.records import LeakageRecord
+from gradward.report.records import CANARY, LeakageRecord
 from gradward.report.summary import summarise
 
 
@@ -20,6 +20,8 @@ def leakage_table(records: Sequence[LeakageRecord]) -> Table:
     table = Table(
         title="Worst round, best of attacks; in brackets the control, for SSIM the prior",
         title_justify="left",
+        caption=about_canaries(records),
+        caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=0,
         show_edge=False,
@@ -46,6 +48,17 @@ def leakage_table(records: Sequence[LeakageRecord]) -> Table:
             scored,
         )
     return table
+
+
+def about_canaries(records: Sequence[LeakageRecord]) -> str | None:
+    """One plain sentence about a canary audit, None where patients' updates were attacked."""
+    if not any(record.subject == CANARY for record in records):
+        return None
+    return (
+        "Public canary images were attacked here, no patient's image: the figures tell what the "
+        "training pipeline leaks of such images, not what a model has memorised nor who was in the "
+        "training, and a site's own images may be easier or harder to rebuild."
+    )
 
 
 def show(value: float | None) -> str:
