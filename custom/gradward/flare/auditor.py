@@ -16,6 +16,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
+from nvflare.widgets.info_collector import InfoCollector
 
 from gradward.attacks.worker_process import WORKER_MODULE
 from gradward.flare.analytics import show_canary, write_scalars
@@ -26,7 +27,7 @@ from gradward.flare.experiment import experiment_of
 from gradward.flare.round_book import RoundBook
 from gradward.flare.site import open_site
 from gradward.flare.states import MessageError, copy_arrays, read_dxo
-from gradward.flare.status import AuditStatus
+from gradward.flare.status import STATS_GROUP, AuditStatus
 from gradward.report.records import CANARY, FILE_NAME, LIVE, LeakageLog
 
 
@@ -113,6 +114,9 @@ class InversionAuditor(FLComponent):
             self._capture(self._run, self._status, fl_ctx)
         elif event_type == AppEventType.ROUND_DONE:
             self._rounds_done(self._run, self._status, fl_ctx)
+        elif event_type == InfoCollector.EVENT_TYPE_GET_STATS:
+            collector = fl_ctx.get_prop(InfoCollector.CTX_KEY_STATS_COLLECTOR)
+            collector.add_info(STATS_GROUP, self._status.values)
         elif event_type == EventType.END_RUN:
             self._run.stop()
             self._status.update(phase="finished", audits_open=self._run.open_audits)

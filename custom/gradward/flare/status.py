@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 STATUS_FILE = "audit_status.json"
+# Under this name an administrator's `show_stats` has the same entries.
+STATS_GROUP = "gradward"
 
 
 class AuditStatus:
@@ -26,6 +28,12 @@ class AuditStatus:
             temporary = self._file.with_suffix(".tmp")
             temporary.write_text(json.dumps(self._values), encoding="utf-8")
             temporary.replace(self._file)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The entries as they are now."""
+        with self._lock:
+            return dict(self._values)
 
 
 def read_status(folder: Path) -> dict[str, Any]:

@@ -1,0 +1,134 @@
+"""A job's way through a running federation, as the lead of a study sees it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nvflare.apis.job_def import JobMetaKey, RunStatus
+from nvflare.fuel.flare_api.api_spec import (
+    AuthenticationError,
+    InvalidJobDefinition,
+    MonitorReturnCode,
+    NoConnection,
+)
+from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
+
+from gradward.flare.status import STATS_GROUP
+
+POLL_SECONDS = 2.0
+CONNECT_SECONDS = 30.0
+
+
+class SubmissionError(RuntimeError):
+    """The job could not be submitted, or did not end well; says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What came of a submitted job.
+
+    Attributes:
+        job: NVFlare's id.
+        folder: of its records, TensorBoard files and report on this machine.
+    """
+
+    job: str
+    folder: Path
+
+
+def submit_job(
+    job: Path,
+    kit: Path,
+    out: Path,
+    *,
+    timeout: float = 0.0,
+    watch: Callable[[dict[str, Any]], None] = lambda status: None,
+) -> Submitted:
+    """Submit a job folder, follow it to its end and fetch what it left.
+
+    Args:
+        job: its folder.
+        kit: an administrator's startup kit, the folder that holds ``startup``.
+        out: folder that gets a folder named by the job's id.
+        timeout: seconds until the waiting ends, while the job goes on; 0 for no limit.
+        watch: told the auditor's status every two seconds while the job runs.
+
+    Raises:
+        SubmissionError: the kit cannot be used, the job was refused or failed, or took too long.
+    """
+    user = _user_of(kit)
+    try:
+        session = new_secure_session(user, str(kit), timeout=CONNECT_SECONDS)
+    except (NoConnection, AuthenticationError, OSError, ValueError) as error:
+        raise SubmissionError(
+            f"the server of {kit} does not answer {user!r} ({type(error).__name__}): is the "
+            "federation running, and is this the kit of its last provisioning?"
+        ) from None
+    try:
+        return _carry_through(session, job, out, timeout, watch)
+    finally:
+        session.close()
+
+
+def _carry_through(
+    session: Session,
+    job: Path,
+    out: Path,
+    timeout: float,
+    watch: Callable[[dict[str, Any]], None],
+) -> Submitted:
+    try:
+        name = session.submit_job(str(job.resolve()))
+    except InvalidJobDefinition as error:
+        raise SubmissionError(f"{job} was refused: {error}") from None
+
+    def follow(session: Session, name: str, meta: Mapping[str, Any]) -> bool:
+        if meta.get(JobMetaKey.STATUS.value) == RunStatus.RUNNING.value:
+            watch(_status_of(session, name))
+        return True
+
+    code, meta = session.monitor_job_and_return_job_meta(name, timeout, POLL_SECONDS, follow)
+    if code == MonitorReturnCode.TIMEOUT:
+        raise SubmissionError(
+            f"job {name} is still running after {timeout:g} s; it goes on, and "
+            f"`nvflare job monitor {name}` follows it"
+        )
+    status = (meta or {}).get(JobMetaKey.STATUS.value, "unknown")
+    # What a failed job left is what tells why.
+    folder = _fetch(session, name, out)
+    if status != RunStatus.FINISHED_COMPLETED.value:
+        raise SubmissionError(f"job {name} ended as {status}; what it left is in {folder}")
+    return Submitted(name, folder)
+
+
+def _status_of(session: Session, name: str) -> dict[str, Any]:
+    try:
+        return dict(session.show_stats(name, "server")["server"][STATS_GROUP])
+    except Exception:
+        # Between two of its states a job has no statistics; the next look will.
+        return {}
+
+
+def _fetch(session: Session, name: str, out: Path) -> Path:
+    """Download a job's workspace into ``out/<id>``, in place of what an earlier call left."""
+    out.mkdir(parents=True, exist_ok=True)
+    folder = out / name
+    shutil.rmtree(folder, ignore_errors=True)
+    fetched = Path(session.download_job_result(name, str(out.resolve())))
+    workspace = fetched / "workspace"
+    return workspace if workspace.is_dir() else fetched
+
+
+def _user_of(kit: Path) -> str:
+    file = kit / "startup" / "fed_admin.json"
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8"))["admin"]["username"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise SubmissionError(
+            f"{kit} is no administrator's startup kit: {file.name} is missing or damaged"
+        ) from None
