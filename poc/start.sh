@@ -3,7 +3,7 @@
 #
 #   poc/start.sh                     CPU only
 #   GPUS="0 1 2" poc/start.sh        these GPUs, dealt out to the sites
-#   POLICY=guarded poc/start.sh      another policy of poc/site-policies for all sites
+#   POLICY=guarded poc/start.sh      another policy of poc/site-policies
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 GPUS="${GPUS:-}"
