@@ -161,8 +161,8 @@ class Provisioned:
                 session.close()
 
     def preflight(self, party: str) -> str:
-        """Let NVFlare look at a kit: the server's before it runs, a site's while the server does."""
-        command = ["nvflare", "preflight-check", "-p", self.kits / party]
+        """Let NVFlare check a kit: the server's before it runs, a site's once it does."""
+        command: list[str | Path] = ["nvflare", "preflight-check", "-p", self.kits / party]
         return run(command, HOME=str(self.folder))
 
     def submit(self, job: Path, user: str = LEAD) -> Submitted:

@@ -56,6 +56,15 @@ def exported(made: AuditRecipe, folder: Path, app: str = "app") -> dict[str, Any
     }
 
 
+def test_canaries_pass_every_filter_of_the_training(tmp_path: Path) -> None:
+    auditor = InversionAuditor([{"name": "batchnorm"}], {"evaluations": 5}, subject="canary")
+    client = exported(recipe(auditor=auditor, defence=NOISE), tmp_path)["client"]
+    (trainer,) = client["executors"]
+    assert {"train", "canary_update"} <= set(trainer["tasks"])
+    for item in client["task_result_filters"]:
+        assert {"train", "canary_update"} <= set(item["tasks"])
+
+
 @pytest.mark.parametrize("name", sorted(path.name for path in JOBS.iterdir() if path.is_dir()))
 def test_a_recipe_writes_the_job_folder_to_the_letter(name: str, tmp_path: Path) -> None:
     SHIPPED_JOBS[name]().export(str(tmp_path))

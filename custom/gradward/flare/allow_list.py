@@ -19,6 +19,7 @@ NEEDED_CLASSES = (
     "gradward.flare.persistor.ExperimentPersistor",
     "gradward.flare.perturber.Perturbation",
     "gradward.flare.scorer.LeakageScorer",
+    "gradward.flare.script_perturbation.ScriptPerturbation",
     "gradward.flare.tensorboard.LiveTBAnalyticsReceiver",
     "gradward.flare.trainer.LocalTrainer",
     "gradward.flare.update_filters.UpdateNoise",

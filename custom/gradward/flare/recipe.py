@@ -20,6 +20,7 @@ from nvflare.recipe.spec import ExecEnv, Recipe
 from gradward import __version__
 from gradward.flare.aggregator import BUFFERS, ReproducibleAggregator
 from gradward.flare.auditor import InversionAuditor
+from gradward.flare.canary import CANARY_TASK
 from gradward.flare.experiment import Experiment
 from gradward.flare.gate import LeakageGate
 from gradward.flare.guard import PerturbationGuard
@@ -33,13 +34,13 @@ from gradward.flare.tensorboard import LOCAL_EVENT, LiveTBAnalyticsReceiver
 from gradward.flare.trainer import LocalTrainer
 from gradward.flare.update_filters import WithholdBuffers
 from gradward.flare.workflow import AuditDrain, AuditedScatterAndGather
+from gradward.report.records import CANARY
 
 TRAINER_TASKS = (
     AppConstants.TASK_TRAIN,
     AppConstants.TASK_VALIDATION,
     AppConstants.TASK_SUBMIT_MODEL,
 )
-FILTERED_TASKS = (*TRAINER_TASKS, SCORE_TASK)
 TASK_REQUEST_INTERVAL = 0.5
 
 
@@ -127,7 +128,8 @@ class AuditRecipe(Recipe):
             name: of the job and its folder.
             sites: names of the sites it is meant for, in the order of a simulation.
             experiment: model, data by name, hyperparameters and seed.
-            auditor: the attacks, their budget, and which rounds and sites they are mounted on.
+            auditor: the attacks, their budget, and which rounds and sites they are mounted on; with
+                ``subject="canary"`` the sites answer its orders for canaries.
             num_rounds: rounds of training.
             min_clients: quorum of a round and of the job; one less than there are sites by
                 default, so that one site's fault ends nothing.
@@ -201,7 +203,7 @@ class AuditRecipe(Recipe):
         job.to_server(auditor, id="auditor")
         job.to_server(LiveTBAnalyticsReceiver(), id="tensorboard")
         for app, item in groups.items():
-            _add_client_app(job, job.target(app), experiment, item.defence)
+            _add_client_app(job, job.target(app), experiment, item.defence, auditor.subject)
 
     def process_env(self, env: ExecEnv) -> None:
         """Give a simulation the job's own sites: the simulator's are always site-1 to site-N."""
@@ -210,19 +212,25 @@ class AuditRecipe(Recipe):
 
 
 def _add_client_app(
-    job: AppsJob, target: str, experiment: Experiment, defence: SiteDefence
+    job: AppsJob, target: str, experiment: Experiment, defence: SiteDefence, subject: str
 ) -> None:
     perturbed = defence.perturbation is not None
     trainer = LocalTrainer(perturbation_id="perturbation" if perturbed else None)
-    job.to(trainer, target, tasks=list(TRAINER_TASKS))
-    job.to(LeakageScorer(), target, tasks=[SCORE_TASK])
+    # What is audited must pass the filters that an update passes.
+    if subject == CANARY:
+        tasks = (*TRAINER_TASKS, CANARY_TASK)
+        job.to(trainer, target, tasks=list(tasks))
+    else:
+        tasks = (*TRAINER_TASKS, SCORE_TASK)
+        job.to(trainer, target, tasks=list(TRAINER_TASKS))
+        job.to(LeakageScorer(), target, tasks=[SCORE_TASK])
     job.to(experiment, target, id="experiment")
     if perturbed:
         job.to(defence.perturbation, target, id="perturbation")
     job.to(AnalyticsSender(), target, id="analytics_sender")
     job.to(ConvertToFedEvent(events_to_convert=[LOCAL_EVENT]), target, id="event_to_fed")
     for item in defence.filters:
-        job.to(item, target, filter_type=FilterType.TASK_RESULT, tasks=list(FILTERED_TASKS))
+        job.to(item, target, filter_type=FilterType.TASK_RESULT, tasks=list(tasks))
 
 
 def _check_sites(sites: Sequence[str], others: Mapping[str, SiteGroup]) -> None:

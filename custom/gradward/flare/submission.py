@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,10 +83,14 @@ def _carry_through(
     timeout: float,
     watch: Callable[[dict[str, Any]], None],
 ) -> Submitted:
-    try:
-        name = session.submit_job(str(job.resolve()))
-    except InvalidJobDefinition as error:
-        raise SubmissionError(f"{job} was refused: {error}") from None
+    with tempfile.TemporaryDirectory() as scratch:
+        # NVFlare writes its signatures into the folder that it submits.
+        copy = Path(scratch) / job.resolve().name
+        shutil.copytree(job, copy)
+        try:
+            name = session.submit_job(str(copy))
+        except InvalidJobDefinition as error:
+            raise SubmissionError(f"{job} was refused: {error}") from None
 
     def follow(session: Session, name: str, meta: Mapping[str, Any]) -> bool:
         if meta.get(JobMetaKey.STATUS.value) == RunStatus.RUNNING.value:
