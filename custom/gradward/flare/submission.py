@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from gradward.flare.status import STATS_GROUP
 
 POLL_SECONDS = 2.0
 CONNECT_SECONDS = 30.0
+START_SECONDS = 15.0
 
 
 class SubmissionError(RuntimeError):
@@ -92,9 +94,14 @@ def _carry_through(
         except InvalidJobDefinition as error:
             raise SubmissionError(f"{job} was refused: {error}") from None
 
+    running_since: list[float] = []
+
     def follow(session: Session, name: str, meta: Mapping[str, Any]) -> bool:
         if meta.get(JobMetaKey.STATUS.value) == RunStatus.RUNNING.value:
-            watch(_status_of(session, name))
+            running_since.append(time.monotonic())
+            # Before its engine is up the job's process answers such a question with a traceback.
+            if running_since[-1] - running_since[0] > START_SECONDS:
+                watch(_status_of(session, name))
         return True
 
     code, meta = session.monitor_job_and_return_job_meta(name, timeout, POLL_SECONDS, follow)
