@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from gradward.report.records import FILE_NAME, read_records
+from gradward.report.status import not_finished
 from gradward.report.table import how_to_read, leakage_table, membership_unknown
 
 console = Console()
@@ -62,6 +63,8 @@ def show_result(folder: Path) -> None:
     records = list(read_records(folder / FILE_NAME))
     console.print(leakage_table(records))
     console.print(how_to_read())
+    if (missing := not_finished(folder)) is not None:
+        console.print(missing)
     if any(record.membership == "unknown" for record in records):
         console.print(membership_unknown())
     console.print(f"Records     {folder / FILE_NAME}", highlight=False, soft_wrap=True)

@@ -21,8 +21,8 @@ from nvflare.app_common.app_event_type import AppEventType
 
 from gradward.flare.auditor import InversionAuditor
 from gradward.flare.experiment import Experiment
-from gradward.flare.status import read_status
 from gradward.report.records import read_records
+from gradward.report.status import read_status
 
 from .fake_engine import FakeEngine, context
 from .test_flare_audit_run import FAKE_ATTACK, AnsweringWorkflow, wait_for

@@ -168,3 +168,13 @@ def test_live_and_canary_of_a_site_are_summed_up_apart() -> None:
     worse = replace(RECORD, subject="canary", round=1, recovered=0.9)
     found = {(item.subject, item.round, item.attempted) for item in summarise([RECORD, worse])}
     assert found == {("live", 0, 1), ("canary", 1, 1)}
+
+
+def test_a_run_that_was_cut_short_says_what_is_missing(tmp_path: Path) -> None:
+    LeakageLog(tmp_path / "leakage.jsonl").append(RECORD)
+    status = {"phase": "training", "round": 1, "rounds": 4, "audits_open": 3}
+    file = tmp_path / "audit_status.json"
+    file.write_text(json.dumps(status))
+    assert "in round 2 of 4, and 3 audits were open" in build_report(tmp_path).read_text()
+    file.write_text(json.dumps(status | {"phase": "finished"}))
+    assert "audits were open" not in build_report(tmp_path).read_text()

@@ -29,6 +29,7 @@ from gradward.flare.site import open_site
 from gradward.flare.states import MessageError, copy_arrays, read_dxo
 from gradward.flare.status import STATS_GROUP, AuditStatus
 from gradward.report.records import CANARY, FILE_NAME, LIVE, LeakageLog
+from gradward.report.status import FINISHED
 
 
 class InversionAuditor(FLComponent):
@@ -119,7 +120,7 @@ class InversionAuditor(FLComponent):
             collector.add_info(STATS_GROUP, self._status.values)
         elif event_type == EventType.END_RUN:
             self._run.stop()
-            self._status.update(phase="finished", audits_open=self._run.open_audits)
+            self._status.update(phase=FINISHED, audits_open=self._run.open_audits)
 
     def bind(self, controller: Controller, fl_ctx: FLContext) -> None:
         """Let questions travel through ``controller``, the workflow that is running."""

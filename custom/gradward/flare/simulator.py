@@ -20,8 +20,8 @@ from nvflare.private.fed.simulator.simulator_const import SimulatorConstants
 
 from gradward.data import data_root
 from gradward.flare.site import SETTINGS_FILE
-from gradward.flare.status import read_status
 from gradward.report.records import FILE_NAME
+from gradward.report.status import read_status
 
 COLLECTED = (FILE_NAME, "tb_events", "report", "reconstructions", "cross_site_val")
 RUN_FILE = "run.json"

@@ -7,7 +7,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-STATUS_FILE = "audit_status.json"
+from gradward.report.status import STATUS_FILE
+
 # Under this name an administrator's `show_stats` has the same entries.
 STATS_GROUP = "gradward"
 
@@ -34,11 +35,3 @@ class AuditStatus:
         """The entries as they are now."""
         with self._lock:
             return dict(self._values)
-
-
-def read_status(folder: Path) -> dict[str, Any]:
-    """Return the entries; empty when there is no run yet."""
-    try:
-        return dict(json.loads((folder / STATUS_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}

@@ -7,6 +7,7 @@ from pathlib import Path
 import jinja2
 
 from gradward.report.records import CANARY, FILE_NAME, read_records
+from gradward.report.status import not_finished
 from gradward.report.summary import SiteSummary, summarise
 from gradward.report.table import about_canaries, how_to_read, membership_unknown, show
 
@@ -31,6 +32,7 @@ def build_report(run_folder: Path) -> Path:
         verdicts=[_verdict(summary) for summary in summarise(records)],
         records=sorted(records, key=lambda record: record.key),
         knowledge={item.attack: item.knowledge for item in records if item.knowledge},
+        not_finished=not_finished(run_folder),
         about_canaries=about_canaries(records),
         how_to_read=how_to_read(),
     )
