@@ -195,10 +195,13 @@ def submit(job: Path, kit: Path, out: Path, timeout: float) -> None:
     except KeyboardInterrupt:
         raise click.ClickException("stopped watching; the job goes on") from None
     click.echo(f"Job         {done.job}")
-    if not (done.folder / FILE_NAME).is_file():
+    if (done.folder / FILE_NAME).is_file():
+        build_report(done.folder)
+        show_result(done.folder)
+    elif done.completed:
         raise click.ClickException(f"the job left no {FILE_NAME} in {done.folder}")
-    build_report(done.folder)
-    show_result(done.folder)
+    if not done.completed:
+        raise click.ClickException(f"the job ended as {done.status}; see {done.folder}")
 
 
 COMMANDS = (export, attach, doctor, configure, submit)

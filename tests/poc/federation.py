@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -143,9 +144,9 @@ class Provisioned:
                 stderr=log,
                 start_new_session=True,
             )
-        self._await_sites()
+        self.await_sites()
 
-    def _await_sites(self) -> None:
+    def await_sites(self) -> None:
         """Wait until all sites are registered: a job starts with whom it finds."""
         deadline, seen = time.monotonic() + 120, 0
         while seen < len(SITES):
@@ -174,13 +175,18 @@ class Provisioned:
         deadline = time.monotonic() + 30
         while (found := processes_of(self.kits)) and time.monotonic() < deadline:
             for process in found:
-                with_children = [process, *process.children(recursive=True)]
-                for one in with_children:
-                    try:
-                        one.kill()
-                    except psutil.NoSuchProcess:
-                        continue
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
             time.sleep(0.5)
+
+    def kill(self, party: str) -> None:
+        """End a party's processes as a power failure does; its watchdog starts it again."""
+        for process in processes_of(self.kits):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                words = process.cmdline()
+                own = any(word.startswith(str(self.kits / party)) for word in words)
+                if own and "nvflare" in " ".join(words):
+                    process.kill()
 
 
 def records_in(folder: Path) -> list[LeakageRecord]:

@@ -11,6 +11,7 @@ from typing import Any
 from gradward.flare.allow_list import NEEDED_CLASSES
 
 RESOURCES, SETTINGS, PRIVACY = "resources.json", "gradward.json", "privacy.json"
+STORAGE = "storage"
 
 
 class KitError(ValueError):
@@ -25,7 +26,7 @@ def set_up_kit(
     gpus: int = 0,
     gpu_memory: int = 0,
 ) -> list[str]:
-    """Write a party's ``local`` folder: allow list, GPUs, settings and policy.
+    """Write a party's ``local`` folder: allow list, GPUs or storage, settings and policy.
 
     Settings already there stay unless they are named anew. NVFlare reads the result at the next
     start of the party.
@@ -73,8 +74,26 @@ def _write_resources(local: Path, is_site: bool, gpus: int, gpu_memory: int) -> 
             {"num_of_gpus": gpus, "mem_per_gpu_in_GiB": gpu_memory}
         )
         said += f", {gpus} GPUs offered, log streaming off"
+    else:
+        said += f", jobs kept in {_move_storage(local.parent, resources, source)}"
     _write(file, resources)
     return said
+
+
+def _move_storage(kit: Path, resources: dict[str, Any], source: Path) -> Path:
+    """Keep jobs and their results in the kit: NVFlare's default is open to every user in /tmp."""
+    folder = kit / STORAGE
+    folder.mkdir(mode=0o700, exist_ok=True)
+    jobs = _arguments(resources, "job_manager", source)
+    snapshots = resources.get("snapshot_persistor", {}).get("args", {}).get("storage", {})
+    for place, name, part in (
+        (jobs, "uri_root", "jobs"),
+        (snapshots.get("args", {}), "root_dir", "snapshots"),
+    ):
+        # Whoever has chosen another place keeps it.
+        if str(place.get(name, "")).startswith("/tmp/nvflare/"):
+            place[name] = str((folder / part).resolve())
+    return Path(jobs["uri_root"])
 
 
 def _write_settings(local: Path, settings: Path | None, policy: Path | None) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from nvflare.apis.job_def import JobMetaKey, RunStatus
 from nvflare.fuel.flare_api.api_spec import (
     AuthenticationError,
+    InternalError,
     InvalidJobDefinition,
     MonitorReturnCode,
     NoConnection,
@@ -28,7 +29,7 @@ START_SECONDS = 15.0
 
 
 class SubmissionError(RuntimeError):
-    """The job could not be submitted, or did not end well; says why and what to do."""
+    """The job could not be submitted or followed to its end; says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,18 @@ class Submitted:
     Attributes:
         job: NVFlare's id.
         folder: of its records, TensorBoard files and report on this machine.
+        status: how it ended, in NVFlare's words. ``FINISHED:ABNORMAL`` is also a job that did all
+            its work but lost a site on the way.
     """
 
     job: str
     folder: Path
+    status: str
+
+    @property
+    def completed(self) -> bool:
+        """Whether all parties came to their end in order."""
+        return self.status == RunStatus.FINISHED_COMPLETED.value
 
 
 def submit_job(
@@ -62,7 +71,8 @@ def submit_job(
         watch: told the auditor's status every two seconds while the job runs.
 
     Raises:
-        SubmissionError: the kit cannot be used, the job was refused or failed, or took too long.
+        SubmissionError: the kit cannot be used, the job was refused or took too long, or the server
+            is gone.
     """
     user = _user_of(kit)
     try:
@@ -74,6 +84,11 @@ def submit_job(
         ) from None
     try:
         return _carry_through(session, job, out, timeout, watch)
+    except (NoConnection, InternalError) as error:
+        raise SubmissionError(
+            f"the server no longer answers ({type(error).__name__}); what becomes of the job it "
+            "will tell with `list_jobs`"
+        ) from None
     finally:
         session.close()
 
@@ -112,10 +127,7 @@ def _carry_through(
         )
     status = (meta or {}).get(JobMetaKey.STATUS.value, "unknown")
     # What a failed job left is what tells why.
-    folder = _fetch(session, name, out)
-    if status != RunStatus.FINISHED_COMPLETED.value:
-        raise SubmissionError(f"job {name} ended as {status}; what it left is in {folder}")
-    return Submitted(name, folder)
+    return Submitted(name, _fetch(session, name, out), str(status))
 
 
 def _status_of(session: Session, name: str) -> dict[str, Any]:
