@@ -4,10 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOB ?= jobs/quickstart
 
-.PHONY: demo picture test test-fast lint format clean
+.PHONY: demo poc poc-stop picture test test-fast lint format clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/gradward run $(JOB)
+
+# A server and three sites on this machine; then: poc/submit.sh jobs/quickstart
+poc: $(VENV)/.runtime
+	poc/start.sh
+
+poc-stop: $(VENV)/.runtime
+	poc/stop.sh
 
 # The picture in the README.
 picture: demo

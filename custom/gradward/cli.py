@@ -7,17 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from gradward import __version__
+from gradward.cli_deploy import COMMANDS
+from gradward.console import RunProgress, show_result
 from gradward.data import DataError, load_public_set, load_split
 from gradward.data.catalog import dataset_spec
 from gradward.report.page import build_report
-from gradward.report.records import FILE_NAME, read_records
-from gradward.report.table import how_to_read, leakage_table
-
-console = Console()
+from gradward.report.records import FILE_NAME
 
 
 @click.group()
@@ -56,7 +53,7 @@ def run(
 
     job = job.resolve()
     folder = workspace or Path("runs") / job.name
-    progress = _RunProgress(job.name)
+    progress = RunProgress(job.name)
     try:
         with progress:
             finished = run_in_simulator(
@@ -79,7 +76,7 @@ def run(
         )
     if not (folder / FILE_NAME).is_file():
         raise click.ClickException(f"the run left no {FILE_NAME}; see {folder / LOG_FILE}")
-    _show_result(folder)
+    show_result(folder)
 
 
 @main.command()
@@ -90,7 +87,7 @@ def report(folder: Path) -> None:
         build_report(folder)
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from None
-    _show_result(folder)
+    show_result(folder)
 
 
 @main.command()
@@ -133,61 +130,5 @@ def _data_of(site_settings: Path) -> dict[str, Any]:
         raise click.ClickException(f"{site_settings} is no gradward.json: {error}") from None
 
 
-class _RunProgress:
-    """One line that follows a run: phase, round, sites heard, audits open."""
-
-    def __init__(self, job: str) -> None:
-        self._job = job
-        self._last = ""
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task(f"{job}: starting", total=None)
-
-    def __enter__(self) -> _RunProgress:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
-
-    def show(self, status: dict[str, Any]) -> None:
-        """Show the entries of the server's status file."""
-        if not status:
-            return
-        line = f"{self._job}: {status['phase']}"
-        if "round" in status:
-            line += (
-                f", round {status['round'] + 1} of {status['rounds']}, "
-                f"{status['sites_heard']} of {status['sites']} sites heard, "
-                f"{status['audits_open']} audits open"
-            )
-            done = status["round"] + status["sites_heard"] / max(status["sites"], 1)
-            self._progress.update(self._task, total=status["rounds"], completed=done)
-        self._progress.update(self._task, description=line)
-        if line != self._last and not console.is_terminal:
-            click.echo(line)
-        self._last = line
-
-
-def _show_result(folder: Path) -> None:
-    records = list(read_records(folder / FILE_NAME))
-    console.print(leakage_table(records))
-    console.print(how_to_read())
-    console.print(f"Records     {folder / FILE_NAME}", highlight=False, soft_wrap=True)
-    console.print(
-        f"Report      {folder / 'report' / 'index.html'}", highlight=False, soft_wrap=True
-    )
-    console.print(f"TensorBoard tensorboard --logdir {folder / 'tb_events'}", highlight=False)
-    private = folder / "workspace.private"
-    if private.is_dir():
-        console.print(
-            f"Pictures    {private}/<site>/jobs/*/pictures (they show patients and stay there)",
-            highlight=False,
-            soft_wrap=True,
-        )
+for command in COMMANDS:
+    main.add_command(command)

@@ -18,7 +18,8 @@ import pytest
 from nvflare.apis.controller_spec import Task, TaskCompletionStatus
 from nvflare.apis.fl_context import FLContext
 
-from gradward.flare.audit_run import AuditRun, AuditSettings
+from gradward.flare.audit_attack import AuditSettings
+from gradward.flare.audit_run import AuditRun
 from gradward.flare.audit_spool import CapturedUpdate, remove_orphans
 from gradward.flare.experiment import Experiment
 from gradward.flare.protocol import SCORE_NAMES, ScoreReply
@@ -52,7 +53,7 @@ class AnsweringWorkflow(FakeWorkflow):
 
     def send(self, task: Task, fl_ctx: FLContext, targets: list[str]) -> None:
         super().send(task, fl_ctx, targets)
-        reply = ScoreReply("ok", real=SCORES, control=SCORES, prior=SCORES)
+        reply = ScoreReply("ok", real=SCORES, control=SCORES, prior=SCORES, membership="known")
         self.end(TaskCompletionStatus.OK, reply.to_shareable())
 
 

@@ -1,4 +1,4 @@
-"""Score requests outlive the workflow that carries them."""
+"""Questions outlive the workflow that carries them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import make_reply
 from nvflare.apis.signal import Signal
 
-from gradward.flare.courier import ScoringCourier
+from gradward.flare.audit_attack import SpooledScores
+from gradward.flare.courier import Courier
 from gradward.flare.protocol import SCORE_NAMES, ScoreReply, ScoreRequest
 
 
@@ -43,13 +44,16 @@ class FakeWorkflow:
 
 
 REQUEST = ScoreRequest("site-1", 0, "batchnorm", np.zeros((1, 1, 8, 8), np.float32), None, "sha")
-GOOD = ScoreReply("ok", real=dict.fromkeys(SCORE_NAMES, 0.5))
+GOOD = ScoreReply("ok", real=dict.fromkeys(SCORE_NAMES, 0.5), membership="known")
 
 
-def start() -> tuple[ScoringCourier, list[tuple[ScoreReply | None, str]]]:
+def start() -> tuple[Courier, list[tuple[ScoreReply | None, str]]]:
     answers: list[tuple[ScoreReply | None, str]] = []
-    courier = ScoringCourier(timeout=5)
-    courier.submit(REQUEST, lambda reply, problem: answers.append((reply, problem)))
+    courier = Courier(timeout=5)
+    courier.submit(
+        SpooledScores("site-1", lambda: REQUEST),
+        lambda reply, problem: answers.append((reply, problem)),
+    )
     return courier, answers
 
 
@@ -107,3 +111,47 @@ def test_a_task_that_cannot_be_sent_is_told() -> None:
     courier, answers = start()
     courier.bind(Broken(), FakeEngine())
     assert answers[0][0] is None and "could not be sent" in answers[0][1]
+
+
+def test_a_site_has_one_request_at_a_time() -> None:
+    """Its time to answer runs from when a request is sent: the last of many would have none."""
+    answers: list[str] = []
+    courier = Courier(timeout=5)
+    for site, attack in (("site-1", "a"), ("site-1", "b"), ("site-2", "c"), ("site-1", "d")):
+        question = SpooledScores(site, lambda: REQUEST)
+        courier.submit(question, lambda reply, problem, of=attack: answers.append(of))
+    workflow = FakeWorkflow()
+    courier.bind(workflow, FakeEngine())
+    assert [targets for _, targets in workflow.tasks] == [["site-1"], ["site-2"]]
+    for _ in range(4):
+        workflow.end(TaskCompletionStatus.OK, GOOD.to_shareable())
+    assert sorted(answers) == ["a", "b", "c", "d"] and answers.index("a") < answers.index("b")
+
+
+def test_a_request_is_read_when_its_turn_has_come() -> None:
+    """Pictures of all rounds would not fit in memory where scoring waits for the last workflow."""
+    read: list[str] = []
+    courier = Courier(timeout=5)
+    for name in ("first", "second"):
+        question = SpooledScores("site-1", lambda of=name: read.append(of) or REQUEST)
+        courier.submit(question, lambda reply, problem: None)
+    assert read == []
+    workflow = FakeWorkflow()
+    courier.bind(workflow, FakeEngine())
+    assert read == ["first"]
+    workflow.end(TaskCompletionStatus.OK, GOOD.to_shareable())
+    assert read == ["first", "second"]
+
+
+def test_many_requests_that_cannot_be_read_do_not_exhaust_the_stack() -> None:
+    def gone() -> ScoreRequest:
+        raise FileNotFoundError
+
+    problems: list[str] = []
+    courier = Courier(timeout=5)
+    for _ in range(2000):
+        courier.submit(
+            SpooledScores("site-1", gone), lambda reply, problem: problems.append(problem)
+        )
+    courier.bind(FakeWorkflow(), FakeEngine())
+    assert len(problems) == 2000 and "could not be sent" in problems[-1]

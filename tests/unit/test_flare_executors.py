@@ -148,7 +148,7 @@ def test_an_unforeseen_error_stays_at_home(
     def explode(*args: object, **kwargs: object) -> None:
         raise RuntimeError("patient smith.png")
 
-    monkeypatch.setattr("gradward.flare.trainer.train_locally", explode)
+    monkeypatch.setattr("gradward.flare.local_round.train_locally", explode)
     reply = ask(site_1, "train", job)
     assert reply.get_return_code() == ReturnCode.EXECUTION_EXCEPTION
     assert "smith" not in caplog.text and "RuntimeError" in caplog.text

@@ -247,8 +247,11 @@ class Picture(np.ndarray):
 
 
 def score_reply() -> ScoreReply:
-    scores = dict.fromkeys(SCORE_NAMES, 0.125) | {"n_images": 4, "gallery": 100, "rdlv": None}
-    return ScoreReply("ok", real=scores, control=dict(scores), prior=dict(scores))
+    scores = dict.fromkeys(SCORE_NAMES, 0.5) | {"n_images": 4, "gallery": 100}
+    scores |= {"rank": 1.5, "rdlv": None}
+    return ScoreReply(
+        "ok", real=scores, control=dict(scores), prior=dict(scores), membership="known"
+    )
 
 
 def spoil_tensor(value: np.ndarray, rng: random.Random) -> Any:
@@ -429,7 +432,7 @@ def test_no_spoilt_metrics_or_scores_pass(desk: GuardedDesk, task: str) -> None:
                     ("reason", Text("x")),
                     ("real", None),
                     ("real", [0.1]),
-                    ("protocol", 2),
+                    ("protocol", 99),
                     ("images", np.zeros((1, 3, 32, 32), np.float32)),
                 ]
             )

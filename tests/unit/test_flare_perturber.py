@@ -20,7 +20,8 @@ from gradward.defenses.noise import SECRET_FILE, SecretError
 from gradward.defenses.perturbation import SitePerturber
 from gradward.flare.experiment import JobError
 from gradward.flare.guard import PerturbationGuard
-from gradward.flare.perturber import LEDGER_FILE, Perturbation
+from gradward.flare.perturber import Perturbation
+from gradward.flare.perturber_store import LEDGER_FILE
 from gradward.flare.seeds import secret_generator
 from gradward.flare.site import Site, open_site
 

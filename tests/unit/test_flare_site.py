@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 from nvflare.private.fed.simulator.simulator_const import SimulatorConstants
 
-from gradward.flare.site import SiteSettingsError, open_site, read_settings
+from gradward.flare.site import (
+    SiteSettingsError,
+    open_site,
+    read_settings,
+    record_private_error,
+)
 
 
 def context(root: Path, site: str = "site-1", job: str = "job-7") -> Any:
@@ -97,6 +102,20 @@ def test_broken_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "local" / "gradward.json").write_text("{")
     with pytest.raises(SiteSettingsError, match=r"gradward\.json is not readable"):
         open_site(context(tmp_path))
+
+
+def test_errors_without_end_do_not_fill_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gradward.flare.site.MOST_ERROR_BYTES", 1000)
+    site = open_site(context(tmp_path))
+    for number in range(100):
+        try:
+            raise RuntimeError(f"error {number}")
+        except RuntimeError:
+            record_private_error(site)
+    text = (site.job_folder / "errors.log").read_text()
+    assert "error 0" in text and len(text) < 2000
 
 
 def test_relative_paths_are_refused(tmp_path: Path) -> None:

@@ -70,6 +70,19 @@ def test_built_from_json_by_nvflare():
     assert isinstance(model, nn.Module)
 
 
+class FixedNet(nn.Linear):
+    """As jobs of others have them: without any of our keywords."""
+
+    def __init__(self, width=4):
+        super().__init__(width, 2)
+
+
+def test_a_network_of_fixed_form_is_asked_for_nothing_it_does_not_know():
+    name = f"{__name__}:FixedNet"
+    model = build_model(name, in_channels=1, num_classes=2, image_size=(8, 8), width=3, seed=1)
+    assert isinstance(model, FixedNet) and model.in_features == 3
+
+
 def test_own_factory_takes_options():
     name = f"{__name__}:own_factory"
     model = build_model(name, in_channels=1, num_classes=2, image_size=(8, 8), depth=2)

@@ -24,14 +24,22 @@ class WorkerError(RuntimeError):
 class WorkerProcess:
     """One worker process, started again after it was lost."""
 
-    def __init__(self, spool: Path, module: str = WORKER_MODULE, threads: int = 1) -> None:
+    def __init__(
+        self,
+        spool: Path,
+        module: str = WORKER_MODULE,
+        threads: int = 1,
+        modules: Path | None = None,
+    ) -> None:
         """Prepare; it starts with :meth:`start` or the first request.
 
         Args:
             spool: folder that the worker removes if its parent dies.
             module: module that is run.
             threads: CPU threads of its computations.
+            modules: folder of the job's own modules, where a network may be; None for none.
         """
+        self._modules = modules
         self._command = [sys.executable, "-m", module, "--spool", str(spool)]
         self._threads = threads
         self._process: subprocess.Popen[str] | None = None
@@ -104,10 +112,10 @@ class WorkerProcess:
     def _start(self) -> subprocess.Popen[str]:
         # The package may have come with the job (app/custom), where no plain interpreter looks.
         package_root = str(Path(gradward.__file__).resolve().parent.parent)
-        inherited = os.environ.get("PYTHONPATH")
+        places = [package_root, os.environ.get("PYTHONPATH"), self._modules]
         environment = {
             **os.environ,
-            "PYTHONPATH": package_root + (os.pathsep + inherited if inherited else ""),
+            "PYTHONPATH": os.pathsep.join(str(place) for place in places if place),
             "OMP_NUM_THREADS": str(self._threads),
         }
         process = subprocess.Popen(

@@ -8,8 +8,11 @@ from collections.abc import Iterator, Mapping
 from nvflare.apis.analytix import AnalyticsDataType
 from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.server_engine_spec import ServerEngineSpec
 from nvflare.apis.utils.analytix_utils import create_analytic_dxo, send_analytic_dxo
 from nvflare.app_common.widgets.streaming import AnalyticsSender
+
+from gradward.report.records import CANARY, LeakageRecord
 
 
 def stream_scalars(
@@ -39,6 +42,15 @@ def write_scalars(
             tag=tag, value=value, data_type=AnalyticsDataType.SCALAR, global_step=step
         )
         send_analytic_dxo(component, dxo, fl_ctx)
+
+
+def show_canary(component: FLComponent, engine: ServerEngineSpec, record: LeakageRecord) -> None:
+    """Write a canary's scores under ``canary/``; those of live updates the sites stream."""
+    if record.subject != CANARY:
+        return
+    prefix = f"canary/{record.site}/{record.attack}{'/control' if record.control else ''}"
+    with engine.new_context() as fl_ctx:
+        write_scalars(component, fl_ctx, prefix, record.scores(), record.round)
 
 
 def _finite(prefix: str, values: Mapping[str, float | None]) -> Iterator[tuple[str, float]]:

@@ -1,55 +1,44 @@
-"""One job's audits: spool, attack workers, score requests, records."""
+"""One job's audits: canary orders, spool, attack workers, score requests, records."""
 
 from __future__ import annotations
 
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gradward.attacks.worker_process import WorkerError, WorkerProcess
 from gradward.data import DataError
+from gradward.flare.audit_attack import Attacked, AttackFailed, AuditSettings, attack_update
+from gradward.flare.audit_records import AuditRecords
 from gradward.flare.audit_spool import AuditSpool, CapturedUpdate
-from gradward.flare.courier import ScoringCourier
+from gradward.flare.canary_protocol import CanaryAnswer, CanaryOrder
+from gradward.flare.canary_scoring import score_canaries
+from gradward.flare.courier import Courier
 from gradward.flare.experiment import Experiment
-from gradward.flare.protocol import SCORE_NAMES, ScoreReply, ScoreRequest
-from gradward.flare.seeds import derive_seed
+from gradward.flare.open_audits import OpenAudits
+from gradward.flare.protocol import ScoreReply
 from gradward.flare.site import Site, SiteSettingsError
 from gradward.report.records import LeakageLog, LeakageRecord
 
-# The number of images on record is the attack's: it is known also where nothing was scored.
-SCORES_ON_RECORD = tuple(name for name in SCORE_NAMES if name != "n_images")
-
 
 @dataclass(frozen=True)
-class AuditSettings:
-    """What the job says about its audits; see :class:`~gradward.flare.auditor.InversionAuditor`."""
+class _Order:
+    """A canary update that a site is still to be asked for."""
 
-    job: str
-    attacks: Sequence[Mapping[str, Any]]
-    budget: Mapping[str, Any]
-    workers: int
-    attack_timeout: float
-    score_timeout: float
-    keep_in: Path | None
-    worker_module: str
-
-    @property
-    def attack_names(self) -> list[str]:
-        """Names of the attacks, in order."""
-        return [attack["name"] for attack in self.attacks]
+    site: str
+    round: int
 
 
 class AuditRun:
-    """Takes captured updates and leaves records.
+    """Takes captured updates, or asks for canaries, and leaves records.
 
     Order of events for one update: written to the spool, attacked by a worker, its reconstructions
-    sent to the site, its records appended, its spool entry removed.
+    sent to the site, its records appended, its spool entry removed. A canary update is scored here
+    instead: no site is asked about it.
     """
 
     def __init__(
@@ -60,6 +49,7 @@ class AuditRun:
         log_file: LeakageLog,
         log: Callable[[str], None],
         changed: Callable[..., None],
+        recorded: Callable[[LeakageRecord], None] = lambda record: None,
     ) -> None:
         """Start the threads, which load public images and start workers while sites get ready.
 
@@ -70,24 +60,30 @@ class AuditRun:
             log_file: where records go.
             log: takes a line for the server's log.
             changed: told ``audits_open=n`` at every change.
+            recorded: told every record that was written.
         """
-        self.courier = ScoringCourier(settings.score_timeout)
+        self.courier = Courier(settings.score_timeout)
         self._experiment = experiment
         self._server = server
         self._settings = settings
-        self._records = log_file
+        self._records = AuditRecords(
+            log_file,
+            job=settings.job,
+            seed=experiment.seed,
+            subject=settings.subject,
+            log=log,
+            told=recorded,
+        )
         self._log = log
         self._changed = changed
         self._spool = AuditSpool(experiment, server)
-        self._lock = threading.Lock()
-        self._open: dict[tuple[str, int], set[str]] = {}
-        self._finished_rounds: set[int] = set()
-        self._to_spool: queue.Queue[CapturedUpdate | tuple[int, Mapping[str, np.ndarray]]] = (
-            queue.Queue()
-        )
+        self._open = OpenAudits()
+        self._to_spool: queue.Queue[
+            CapturedUpdate | _Order | tuple[int, Mapping[str, np.ndarray]]
+        ] = queue.Queue()
         self._to_attack: queue.Queue[CapturedUpdate] = queue.Queue()
         self._workers = [
-            WorkerProcess(self._spool.folder, settings.worker_module)
+            WorkerProcess(self._spool.folder, settings.worker_module, modules=settings.own_modules)
             for _ in range(settings.workers)
         ]
         threading.Thread(target=self._spool_forever, daemon=True).start()
@@ -96,9 +92,8 @@ class AuditRun:
 
     @property
     def open_audits(self) -> int:
-        """Updates captured whose records are not complete."""
-        with self._lock:
-            return len(self._open)
+        """Updates captured, or canaries ordered, whose records are not complete."""
+        return len(self._open)
 
     def remember_global(self, number: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Keep the global weights that a round starts from."""
@@ -106,37 +101,32 @@ class AuditRun:
 
     def submit(self, update: CapturedUpdate) -> None:
         """Take an update; returns at once."""
-        pending = {
-            attack
-            for attack in self._settings.attack_names
-            if not self._records.knows(update.site, update.round, attack, self._experiment.seed)
-        }
-        if not pending:
-            return
-        with self._lock:
-            self._open[update.site, update.round] = pending
-        self._to_spool.put(update)
-        self._changed(audits_open=self.open_audits)
+        if self._opened(update.site, update.round):
+            self._to_spool.put(update)
+
+    def order_canary(self, site: str, number: int) -> None:
+        """Ask a site for a canary update on a round's global weights; returns at once.
+
+        Whatever comes of it is on record; asking again changes nothing.
+        """
+        if self._opened(site, number):
+            self._to_spool.put(_Order(site, number))
 
     def reject(self, site: str, number: int, reason: str, status: str = "failed") -> None:
         """Put an update on record that cannot be attacked."""
         for attack in self._settings.attack_names:
-            self._record(site, number, attack, status=status, reason=reason)
+            self._records.write(site, number, attack, status=status, reason=reason)
 
     def round_done(self, number: int) -> None:
         """Let go of a round's global weights once its audits are finished."""
-        with self._lock:
-            self._finished_rounds.add(number)
+        self._open.round_done(number)
         self._forget_global(number)
 
     def give_up(self, reason: str) -> int:
         """Put what is still open on record as not scored; return how many updates that were."""
-        with self._lock:
-            rest = {key: set(attacks) for key, attacks in self._open.items()}
-        for (site, number), attacks in rest.items():
-            for attack in attacks:
-                self._record(site, number, attack, status="unscored", reason=reason)
-                self._close(site, number, attack)
+        rest = self._open.all()
+        for site, number in rest:
+            self._fail(site, number, reason, status="unscored")
         return len(rest)
 
     def stop(self) -> None:
@@ -145,6 +135,14 @@ class AuditRun:
         for worker in self._workers:
             worker.stop()
         self._spool.remove()
+
+    def _opened(self, site: str, number: int) -> bool:
+        """Note that an audit is to be done, unless it is under way or on record."""
+        pending = self._records.missing(site, number, self._settings.attack_names)
+        if not self._open.add(site, number, pending):
+            return False
+        self._changed(audits_open=self.open_audits)
+        return True
 
     # The spool -----------------------------------------------------------------------------------
 
@@ -155,20 +153,36 @@ class AuditRun:
                 if isinstance(item, CapturedUpdate):
                     self._spool.put_update(item)
                     # The arrays are on disk: a long queue must not hold them in memory.
-                    self._to_attack.put(CapturedUpdate(item.site, item.round, {}))
+                    self._to_attack.put(replace(item, arrays={}))
+                elif isinstance(item, _Order):
+                    self._send_order(item)
                 else:
                     self._spool.put_global(*item)
             except Exception as error:
-                if isinstance(item, CapturedUpdate):
-                    self._fail(item, f"the update could not be spooled ({type(error).__name__})")
-                self._log(f"spooling failed: {type(error).__name__}")
+                reason = f"spooling failed ({type(error).__name__})"
+                if isinstance(error, DataError | SiteSettingsError):
+                    reason = str(error)
+                if isinstance(item, CapturedUpdate | _Order):
+                    self._fail(item.site, item.round, reason)
+                else:
+                    self._log(reason)
+
+    def _send_order(self, order: _Order) -> None:
+        def take(answer: CanaryAnswer | None, problem: str) -> None:
+            # Under the workflow's lock: attacks and disk are the business of other threads.
+            if answer is None:
+                self._fail(order.site, order.round, problem, status="absent")
+            elif self._open.has(order.site, order.round):
+                self._to_spool.put(
+                    CapturedUpdate(order.site, order.round, answer.arrays, canaries=answer.images)
+                )
+
+        weights, checksum = self._spool.global_weights(order.round), self._spool.public().checksum
+        self.courier.submit(CanaryOrder(order.site, order.round, weights, checksum), take)
 
     def _forget_global(self, number: int) -> None:
-        with self._lock:
-            in_use = any(open_round == number for _, open_round in self._open)
-            if in_use or number not in self._finished_rounds:
-                return
-        self._spool.forget_global(number)
+        if not self._open.needs_round(number):
+            self._spool.forget_global(number)
 
     # Attacks -------------------------------------------------------------------------------------
 
@@ -179,167 +193,57 @@ class AuditRun:
             self._spool.public()
         while True:
             update = self._to_attack.get()
-            if not self._is_open(update):
+            if not self._open.has(update.site, update.round):
                 continue
             try:
                 self._attack(worker, update)
-            except (WorkerError, DataError, SiteSettingsError) as error:
-                self._fail(update, str(error))
+            except (AttackFailed, WorkerError, DataError, SiteSettingsError) as error:
+                self._fail(update.site, update.round, str(error))
             except Exception as error:
-                self._fail(update, f"the audit failed with {type(error).__name__}")
+                reason = f"the audit failed with {type(error).__name__}"
+                self._fail(update.site, update.round, reason)
                 self._log(f"an audit failed with {type(error).__name__}: {error}")
 
-    def _is_open(self, update: CapturedUpdate) -> bool:
-        """Whether the update was not given up meanwhile."""
-        with self._lock:
-            return (update.site, update.round) in self._open
-
     def _attack(self, worker: WorkerProcess, update: CapturedUpdate) -> None:
-        public = self._spool.public()
-        reply = worker.request(self._request(update), self._settings.attack_timeout)
-        if reply["status"] != "ok":
-            self._fail(update, reply["reason"])
-            return
-        results = {(item["attack"], item["control"]): item for item in reply["results"]}
-        images = self._spool.results(update)
-        for attack in self._settings.attack_names:
-            real, control = results[attack, False], results.get((attack, True))
-            if real["status"] != "ok":
-                self._finish_attack(update, attack, real, control, None, real["reason"])
-                continue
-            self._keep(update, attack, images[f"{attack}/real"])
-            request = ScoreRequest(
-                site=update.site,
-                round=update.round,
-                attack=attack,
-                images=images[f"{attack}/real"],
-                control=images.get(f"{attack}/control"),
-                public_checksum=public.checksum,
-            )
-            self.courier.submit(request, self._answer(update, attack, real, control))
-
-    def _request(self, update: CapturedUpdate) -> dict[str, Any]:
-        experiment = self._experiment
-        return {
-            "id": f"{update.site} {update.round}",
-            "entry": str(self._spool.entry(update.site, update.round)),
-            "global": str(self._spool.global_file(update.round)),
-            "model": experiment.model_arguments(),
-            "settings": experiment.training_values(update.site),
-            "n_images": None,
-            "attacks": [dict(attack) for attack in self._settings.attacks],
-            "budget": dict(self._settings.budget),
-            "prior": str(self._spool.prior_file),
-            "control": str(self._spool.control_file),
-            "seed": derive_seed(experiment.seed, "audit", update.site, update.round),
-            "device": self._server.device,
-            "threads": 1,
-        }
-
-    def _keep(self, update: CapturedUpdate, attack: str, images: np.ndarray) -> None:
-        if self._settings.keep_in is not None:
-            self._settings.keep_in.mkdir(mode=0o700, exist_ok=True)
-            np.save(self._settings.keep_in / f"{update.round}-{update.site}-{attack}.npy", images)
+        found = attack_update(
+            worker, update, self._experiment, self._settings, self._spool, self._server.device
+        )
+        told, public = update.canaries, self._spool.public()
+        if told is not None:
+            # On record is how many different ones there were.
+            update = replace(update, canaries=min(told, len(public.part("canary"))))
+        for outcome in found:
+            take = self._taking(update, outcome)
+            if outcome.question is None:
+                take(None, outcome.real["reason"])
+            elif told is None:
+                self.courier.submit(outcome.question, take)
+            else:
+                request = outcome.question.load()
+                take(score_canaries(request, told, self._experiment, public), "")
 
     # Records -------------------------------------------------------------------------------------
 
-    def _answer(
-        self,
-        update: CapturedUpdate,
-        attack: str,
-        real: Mapping[str, Any],
-        control: Mapping[str, Any] | None,
+    def _taking(
+        self, update: CapturedUpdate, outcome: Attacked
     ) -> Callable[[ScoreReply | None, str], None]:
         def take(reply: ScoreReply | None, problem: str) -> None:
-            self._finish_attack(update, attack, real, control, reply, problem)
+            self._records.finish(
+                update, outcome.attack, outcome.real, outcome.control, reply, problem
+            )
+            self._close(update.site, update.round, outcome.attack)
 
         return take
 
-    def _finish_attack(
-        self,
-        update: CapturedUpdate,
-        attack: str,
-        real: Mapping[str, Any],
-        control: Mapping[str, Any] | None,
-        reply: ScoreReply | None,
-        problem: str,
-    ) -> None:
-        """Write the records of one attack, real and control, whatever became of it."""
-        for result, is_control in ((real, False), (control, True)):
-            if result is None:
-                continue
-            status, reason = result["status"], result["reason"]
-            scores: Mapping[str, Any] | None = None
-            if status == "ok":
-                if reply is None:
-                    status, reason = "unscored", problem
-                else:
-                    status, reason = reply.status, reply.reason
-                    scores = reply.control if is_control else reply.real
-            details: dict[str, Any] = {
-                "n_images": result["n_images"],
-                "loss": result["loss"],
-                "evals": result["evals"],
-                "seconds": result["seconds"],
-                "knowledge": result["knowledge"],
-            }
-            if scores is not None:
-                details |= {name: scores[name] for name in SCORES_ON_RECORD}
-            if reply is not None and reply.prior is not None:
-                details["prior"] = reply.prior
-            self._record(
-                update.site,
-                update.round,
-                attack,
-                status=status,
-                reason=reason,
-                control=is_control,
-                **details,
-            )
-        self._close(update.site, update.round, attack)
-
-    def _fail(self, update: CapturedUpdate, reason: str) -> None:
-        with self._lock:
-            attacks = list(self._open.get((update.site, update.round), ()))
-        for attack in attacks:
-            self._record(update.site, update.round, attack, status="failed", reason=reason)
-            self._close(update.site, update.round, attack)
-
-    def _record(
-        self,
-        site: str,
-        number: int,
-        attack: str,
-        *,
-        status: str,
-        control: bool = False,
-        **rest: Any,
-    ) -> None:
-        self._records.append(
-            LeakageRecord(
-                job=self._settings.job,
-                seed=self._experiment.seed,
-                site=site,
-                round=number,
-                attack=attack,
-                control=control,
-                status=status,
-                **rest,
-            )
-        )
-        if status not in ("ok", "skipped") and not control:
-            self._log(f"{site}, round {number}, {attack}: {status}: {rest.get('reason', '')}")
+    def _fail(self, site: str, number: int, reason: str, status: str = "failed") -> None:
+        for attack in self._open.pending(site, number):
+            self._records.write(site, number, attack, status=status, reason=reason)
+            self._close(site, number, attack)
 
     def _close(self, site: str, number: int, attack: str) -> None:
         """Tick off one attack; with the last one the update leaves the spool."""
-        with self._lock:
-            pending = self._open.get((site, number))
-            if pending is None:
-                return
-            pending.discard(attack)
-            if pending:
-                return
-            del self._open[site, number]
+        if not self._open.tick(site, number, attack):
+            return
         self._spool.forget_update(site, number)
         self._forget_global(number)
         self._changed(audits_open=self.open_audits)

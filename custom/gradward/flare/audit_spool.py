@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from gradward.attacks.spool import save_state
+from gradward.attacks.spool import load_state, save_state
 from gradward.data import DataError, PublicSet
 from gradward.flare.experiment import Experiment
 from gradward.flare.site import Site
+from gradward.flare.states import local_change
 
 PREFIX = "gradward-spool-"
 
@@ -42,11 +43,21 @@ def _is_running(process: int) -> bool:
 
 @dataclass(frozen=True)
 class CapturedUpdate:
-    """What one site sent in one round; without its arrays once they are in the spool."""
+    """What one site sent in one round; without its arrays once they are in the spool.
+
+    Attributes:
+        site, round: whose and of which round.
+        arrays: tensors or arrays by name.
+        is_whole_model: whether they are the trained weights and not their difference to the global
+            ones.
+        canaries: public images behind a canary update, as the site states it; None of a live one.
+    """
 
     site: str
     round: int
     arrays: Mapping[str, Any]
+    is_whole_model: bool = False
+    canaries: int | None = None
 
 
 class AuditSpool:
@@ -69,6 +80,7 @@ class AuditSpool:
         self._server = server
         self._public: PublicSet | None = None
         self._public_lock = threading.Lock()
+        self._latest: tuple[int, dict[str, np.ndarray]] | None = None
 
     @property
     def prior_file(self) -> Path:
@@ -89,20 +101,38 @@ class AuditSpool:
         return self.folder / f"{number}-{site}"
 
     def put_update(self, update: CapturedUpdate) -> None:
-        """Write an update to its entry."""
+        """Write an update to its entry, as the difference to its round's global weights.
+
+        Raises:
+            OSError: it cannot be written, or the global weights are not here.
+            TypeError: a value is of a type that numpy lacks.
+        """
+        before = load_state(self.global_file(update.round))
+        change = local_change(update.arrays, before, is_whole_model=update.is_whole_model)
         entry = self.entry(update.site, update.round)
         entry.mkdir(mode=0o700)
-        save_state(entry / "update.npz", update.arrays)
+        save_state(entry / "update.npz", change)
 
     def put_global(self, number: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Write a round's global weights."""
         save_state(self.global_file(number), arrays)
 
-    def results(self, update: CapturedUpdate) -> dict[str, np.ndarray]:
-        """Read the reconstructions a worker left, as ``<attack>/real`` and ``<attack>/control``."""
-        file = self.entry(update.site, update.round) / "result.npz"
-        with np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
+    def result(self, site: str, number: int, attack: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """Read the reconstructions that a worker left of one attack: real and control.
+
+        Raises:
+            OSError, KeyError: there are none.
+        """
+        with np.load(self.entry(site, number) / "result.npz", allow_pickle=False) as arrays:
+            name = f"{attack}/control"
+            return arrays[f"{attack}/real"], arrays.get(name)
+
+    def global_weights(self, number: int) -> dict[str, np.ndarray]:
+        """Read a round's global weights; the orders of one round share the same arrays."""
+        if self._latest is None or self._latest[0] != number:
+            with np.load(self.global_file(number), allow_pickle=False) as arrays:
+                self._latest = number, dict(arrays)
+        return self._latest[1]
 
     def public(self) -> PublicSet:
         """Load the public images once and put prior and control into the spool.

@@ -1,4 +1,4 @@
-"""Carries score requests to sites through whichever workflow is running."""
+"""Carries the audit's questions to sites through whichever workflow is running."""
 
 from __future__ import annotations
 
@@ -7,49 +7,76 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 from nvflare.apis.controller_spec import ClientTask, Task, TaskCompletionStatus
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.controller import Controller
 from nvflare.apis.server_engine_spec import ServerEngineSpec
+from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
-from gradward.flare.protocol import SCORE_TASK, ScoreReply, ScoreRequest
 from gradward.flare.states import MessageError
 
-Answer = Callable[[ScoreReply | None, str], None]
-"""Called once a request: with the reply, or with None and the reason why there is none."""
+Reply = TypeVar("Reply")
+Reply_co = TypeVar("Reply_co", covariant=True)
+
+
+class Question(Protocol[Reply_co]):
+    """What one site is asked, as a task."""
+
+    @property
+    def task(self) -> str:
+        """Name of the task."""
+
+    @property
+    def site(self) -> str:
+        """The only site that gets it."""
+
+    def to_shareable(self) -> Shareable:
+        """Return the task's data."""
+
+    def read_reply(self, reply: Shareable) -> Reply_co:
+        """Unpack the answer; raises MessageError for anything that is none."""
 
 
 @dataclass
-class _Parcel:
-    request: ScoreRequest
-    answer: Answer
-    reply: ScoreReply | None = None
+class _Parcel(Generic[Reply]):
+    question: Question[Reply]
+    answer: Callable[[Reply | None, str], None]
+    reply: Reply | None = None
     problem: str = ""
 
 
-class ScoringCourier:
-    """A queue of score requests that outlives the workflows which send them.
+class Courier:
+    """A queue of questions that outlives the workflows which send them.
 
     A task lives only as long as its workflow: what is unsent when training ends is sent by the
-    next workflow that binds itself.
+    next workflow that binds itself. Each site has one question at a time, since its time to answer
+    runs from when it is sent, and where all wait for the end of training they are many.
     """
 
     def __init__(self, timeout: float) -> None:
         """Args: seconds a site has to answer, its time of training included."""
         self._timeout = timeout
         self._lock = threading.RLock()
-        self._waiting: deque[_Parcel] = deque()
-        self._travelling: list[_Parcel] = []
+        self._waiting: deque[_Parcel[Any]] = deque()
+        self._travelling: list[_Parcel[Any]] = []
         self._controller: Controller | None = None
         self._engine: ServerEngineSpec | None = None
 
-    def submit(self, request: ScoreRequest, answer: Answer) -> None:
-        """Send the request now, or as soon as a workflow is bound."""
+    def submit(
+        self, question: Question[Reply], answer: Callable[[Reply | None, str], None]
+    ) -> None:
+        """Send the question as soon as a workflow is bound and the site has answered the others.
+
+        Args:
+            question: for one site.
+            answer: called once, with the reply, or with None and the reason why there is none.
+        """
         with self._lock:
-            self._waiting.append(_Parcel(request, answer))
+            self._waiting.append(_Parcel(question, answer))
         self._dispatch()
 
     def bind(self, controller: Controller, engine: ServerEngineSpec) -> None:
@@ -76,16 +103,19 @@ class ScoringCourier:
         while True:
             with self._lock:
                 controller, engine = self._controller, self._engine
-                if controller is None or engine is None or not self._waiting:
+                busy = {parcel.question.site for parcel in self._travelling}
+                free = (parcel for parcel in self._waiting if parcel.question.site not in busy)
+                parcel = next(free, None)
+                if controller is None or engine is None or parcel is None:
                     return
-                parcel = self._waiting.popleft()
+                self._waiting.remove(parcel)
                 self._travelling.append(parcel)
             try:
                 self._send(controller, engine, parcel)
             except Exception as error:
-                self._finish(parcel, f"the request could not be sent ({type(error).__name__})")
+                self._finish(parcel, f"the question could not be sent ({type(error).__name__})")
 
-    def _send(self, controller: Controller, engine: ServerEngineSpec, parcel: _Parcel) -> None:
+    def _send(self, controller: Controller, engine: ServerEngineSpec, parcel: _Parcel[Any]) -> None:
         def received(client_task: ClientTask, fl_ctx: FLContext) -> None:
             result = client_task.result
             client_task.result = None
@@ -94,7 +124,7 @@ class ScoringCourier:
                 parcel.problem = f"the site answered {code}"
                 return
             try:
-                parcel.reply = ScoreReply.from_shareable(result)
+                parcel.reply = parcel.question.read_reply(result)
             except MessageError as error:
                 parcel.problem = str(error)
 
@@ -106,23 +136,24 @@ class ScoringCourier:
                     return
                 parcel.problem = f"the site did not answer ({status})"
             self._finish(parcel, parcel.problem)
+            self._dispatch()
 
         task = Task(
-            name=SCORE_TASK,
-            data=parcel.request.to_shareable(),
+            name=parcel.question.task,
+            data=parcel.question.to_shareable(),
             timeout=int(self._timeout),
             result_received_cb=received,
             task_done_cb=done,
         )
         with engine.new_context() as fl_ctx:
-            controller.send(task=task, fl_ctx=fl_ctx, targets=[parcel.request.site])
+            controller.send(task=task, fl_ctx=fl_ctx, targets=[parcel.question.site])
 
-    def _requeue(self, parcel: _Parcel) -> None:
+    def _requeue(self, parcel: _Parcel[Any]) -> None:
         with self._lock:
             self._travelling.remove(parcel)
             self._waiting.append(parcel)
 
-    def _finish(self, parcel: _Parcel, problem: str) -> None:
+    def _finish(self, parcel: _Parcel[Any], problem: str) -> None:
         with self._lock:
             self._travelling.remove(parcel)
         parcel.answer(parcel.reply, problem)

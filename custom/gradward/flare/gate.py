@@ -64,7 +64,8 @@ class LeakageGate(Filter):
     The gate is the site's, not the server's: it knows how many images there were and needs no
     question to the scoring door. Configure it last, after noise and pruning, so that it judges what
     would really leave. Scores and verdicts go to the site's private ``gate.log``; they depend on
-    the data, as does whether an update comes at all, and neither is covered by a certificate.
+    the data, as does whether an update comes at all, and neither is covered by a certificate: at a
+    site whose policy demands one the gate stands open.
 
     ``withhold`` answers with an error instead of the update and forgets the local model, so that
     ``submit_model`` does not give it out later. ``strengthen`` does that and degrades
@@ -150,6 +151,9 @@ class LeakageGate(Filter):
             if not self._concerns(shareable, fl_ctx):
                 return shareable
             site = open_site(fl_ctx)
+            if site.certified.required:
+                # A verdict depends on the data, and so does whether an update comes at all.
+                return shareable
             site.apply_threads()
             verdict = self._judge(site, shareable, fl_ctx)
         except NotJudged as error:

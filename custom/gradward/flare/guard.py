@@ -16,6 +16,8 @@ from nvflare.app_common.app_constant import AppConstants
 
 from gradward.batchnorm import is_batchnorm_buffer
 from gradward.defenses.noise import load_secret
+from gradward.flare.canary import CANARY_IMAGES_META, CANARY_TASK, canary_twin
+from gradward.flare.certificate import CERTIFIED_MODES
 from gradward.flare.experiment import experiment_of
 from gradward.flare.journal import note
 from gradward.flare.outgoing import (
@@ -30,6 +32,7 @@ from gradward.flare.outgoing import (
 )
 from gradward.flare.protocol import SCORE_TASK
 from gradward.flare.receipt import (
+    DP_SGD,
     MODE_META,
     PERTURBED_META,
     RECEIPT_META,
@@ -41,7 +44,7 @@ from gradward.flare.receipt import (
     state_digest,
     tensor_digests,
 )
-from gradward.flare.rounds import recall_round
+from gradward.flare.rounds import RoundRecord, recall_round
 from gradward.flare.site import Site, open_site, record_private_error
 
 JOURNAL = "guard.log"
@@ -67,6 +70,7 @@ class PerturbationGuard(Filter):
     ``train``               a ``WEIGHT_DIFF`` with the names, shapes and types of the job's model,
                             finite, with a :class:`~gradward.flare.receipt.Receipt` for this very
                             task and these very tensors that counts perturbed samples and no raw one
+    ``canary_update``       the same, of public images, by the books of the site's canaries
     ``submit_model``        ``WEIGHTS`` under the same rules, with the receipt of their round
     ``validate``            ``METRICS`` on the list, in [0, 1]
     ``score_reconstruction`` one :class:`~gradward.flare.protocol.ScoreReply`, rounded
@@ -163,7 +167,9 @@ class PerturbationGuard(Filter):
         if (error := error_reply(message)) is not None:
             return _Passed(error, {"task": str(task), "error": error.get_return_code()})
         if task in (self.train_task, self.submit_model_task):
-            return self._check_state(site, message, fl_ctx, is_update=task == self.train_task)
+            return self._check_state(task, site, message, fl_ctx)
+        if task == CANARY_TASK:
+            return self._check_state(task, canary_twin(site), message, fl_ctx)
         if task == self.validate_task:
             metrics = checked_metrics(read_result(message, DataKind.METRICS).data, self.metrics)
             return _Passed(DXO(DataKind.METRICS, metrics).to_shareable(), {"task": task} | metrics)
@@ -172,20 +178,24 @@ class PerturbationGuard(Filter):
             return _Passed(reply.to_shareable(), {"task": task, "status": reply.status})
         raise Blocked("this task has no rule")
 
-    def _check_state(
-        self, site: Site, message: Shareable, fl_ctx: FLContext, *, is_update: bool
-    ) -> _Passed:
+    def _check_state(self, task: str, site: Site, message: Shareable, fl_ctx: FLContext) -> _Passed:
+        is_update, is_canary = task != self.submit_model_task, task == CANARY_TASK
         kind = DataKind.WEIGHT_DIFF if is_update else DataKind.WEIGHTS
-        listed = (MetaKey.NUM_STEPS_CURRENT_ROUND, RECEIPT_META, MODE_META, PERTURBED_META)
+        listed = [MetaKey.NUM_STEPS_CURRENT_ROUND, RECEIPT_META, MODE_META, PERTURBED_META]
+        listed += [CANARY_IMAGES_META] if is_canary else []
         dxo = read_result(message, kind, meta=listed)
         receipt = self._receipt(site, dxo, fl_ctx)
         state = checked_state(dxo.data, self._expected(fl_ctx))
         if not tensor_digests(state).items() <= receipt.tensors.items():
             raise Blocked("the tensors were changed after their receipt was written")
-        self._check_claims(site, receipt, fl_ctx, is_update=is_update)
-        told = {MODE_META: receipt.mode, PERTURBED_META: receipt.perturbed_samples}
+        record = self._check_claims(site, receipt, fl_ctx, is_update=is_update)
+        told: dict[str, Any] = {MODE_META: receipt.mode}
+        if not site.certified.required:
+            told[PERTURBED_META] = receipt.perturbed_samples
         if is_update:
             told[MetaKey.NUM_STEPS_CURRENT_ROUND] = receipt.steps
+        if is_canary:
+            told[CANARY_IMAGES_META] = len(record.images or ())
         for name, value in dxo.meta.items():
             if name != RECEIPT_META and (type(value), value) != (type(told[name]), told[name]):
                 raise Blocked(f"{name} is not what the receipt says")
@@ -207,8 +217,8 @@ class PerturbationGuard(Filter):
 
     def _check_claims(
         self, site: Site, receipt: Receipt, fl_ctx: FLContext, *, is_update: bool
-    ) -> None:
-        """Compare what the receipt claims with what the guard knows by itself."""
+    ) -> RoundRecord:
+        """Compare the claims with what the guard knows; return the record of the round."""
         for name, value in identify_task(fl_ctx).items():
             if getattr(receipt, name) != value:
                 raise Blocked(f"the receipt is of another {name}")
@@ -221,10 +231,15 @@ class PerturbationGuard(Filter):
         record = recall_round(site.job_folder, receipt.round)
         if record is None or record.steps != receipt.steps:
             raise Blocked("this site has no record of such a training")
+        if site.certified.required and receipt.mode not in CERTIFIED_MODES:
+            raise Blocked("it was trained under no certificate")
+        if site.certified.required and receipt.mode == DP_SGD:
+            return record
         if receipt.raw_samples != 0 or receipt.mode == UNDEFENDED:
             raise Blocked(f"it was trained on {receipt.raw_samples} raw samples")
         if receipt.perturbed_samples < 1:
             raise Blocked("it was trained on no perturbed samples")
+        return record
 
     def _expected(self, fl_ctx: FLContext) -> dict[str, TensorForm]:
         if self._model is None:

@@ -7,7 +7,6 @@ what no rule names cannot travel along. Types are compared exactly, because a su
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,13 +18,9 @@ from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable, make_reply
 
-from gradward.flare.protocol import ScoreReply
+from gradward.flare.precision import is_coarse
+from gradward.flare.protocol import REASON_LENGTH, ScoreReply
 from gradward.flare.states import MessageError
-
-REASON_LENGTH = 300
-SCORE_DIGITS = 3
-# Of images: a longer number would carry more than a count.
-MOST_COUNTED = 10**7
 
 _HEADERS = {ReservedHeaderKey.RC, ReservedHeaderKey.CONTENT_TYPE}
 _RETURN_CODES = {
@@ -166,9 +161,10 @@ def checked_score_reply(message: Shareable) -> ScoreReply:
         if item is None:
             continue
         _names(item, "the scores")
-        if not all(value is None or _rounded(value) for value in item.values()):
+        if not all(is_coarse(name, value) for name, value in item.items()):
             raise Blocked("the scores are not rounded")
-    return ScoreReply(reply.status, reply.reason, *(None if s is None else dict(s) for s in scores))
+    real, control, prior = (None if item is None else dict(item) for item in scores)
+    return ScoreReply(reply.status, reply.reason, real, control, prior, reply.membership)
 
 
 def _headers(message: Shareable) -> Mapping[str, Any]:
@@ -184,9 +180,3 @@ def _headers(message: Shareable) -> Mapping[str, Any]:
 def _names(values: Any, what: str) -> None:
     if type(values) is not dict or not all(type(name) is str for name in values):
         raise Blocked(f"{what} must be an object with names")
-
-
-def _rounded(value: Any) -> bool:
-    if type(value) is int:
-        return 0 <= value <= MOST_COUNTED
-    return type(value) is float and math.isfinite(value) and value == round(value, SCORE_DIGITS)

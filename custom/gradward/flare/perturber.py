@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_context import FLContext
 
-from gradward.data import ImageSet
+from gradward.data import ImageSet, PublicSet
 from gradward.defenses.acceptance import PerturbationRefused
 from gradward.defenses.latent import TooFewImages
-from gradward.defenses.ledger import LedgerError, PrivacyLedger
-from gradward.defenses.noise import SECRET_FILE, FrozenNoise, SecretError, load_secret
-from gradward.defenses.perturbation import FILE, SitePerturber
+from gradward.defenses.ledger import LedgerError
+from gradward.defenses.noise import SecretError
+from gradward.defenses.perturbation import SitePerturber
 from gradward.defenses.perturbation_settings import PerturbationSettings
 from gradward.defenses.storage import StorageError
 from gradward.flare.analytics import stream_scalars
 from gradward.flare.experiment import Experiment, JobError
 from gradward.flare.perturber_report import FitProgress, streamed_figures
-from gradward.flare.seeds import generator_for, secret_generator
+from gradward.flare.perturber_store import PerturberStore
+from gradward.flare.seeds import secret_generator
 from gradward.flare.site import Site
 from gradward.training import BatchSource
-
-LEDGER_FILE = "ledger.sqlite"
-PERTURBERS = "perturbers"
 
 # What keeps a site from training and is told in one line, without anything of its data.
 PERTURBATION_ERRORS = (PerturbationRefused, TooFewImages, LedgerError, SecretError, StorageError)
@@ -42,11 +38,13 @@ class PerturbedImages:
         source: of the batches, position by position as the site's images.
         mode: of the perturber.
         version: of the perturber.
+        certificate: epsilon and delta for each patient, in the certified mode.
     """
 
     source: BatchSource
     mode: str
     version: str
+    certificate: tuple[float, float] | None = None
 
 
 class Perturbation(FLComponent):
@@ -95,6 +93,7 @@ class Perturbation(FLComponent):
         self.fit_seconds = fit_seconds
         self.analytics_sender_id = analytics_sender_id
         self._open: dict[str, SitePerturber] = {}
+        self._twins: dict[str, SitePerturber] = {}
         if self.settings is not None:
             PerturbationSettings.from_dict(self.settings)
         for site in self.per_site:
@@ -104,6 +103,7 @@ class Perturbation(FLComponent):
         """Forget the perturbers of an earlier run in the same process."""
         if event_type == EventType.START_RUN:
             self._open.clear()
+            self._twins.clear()
 
     def settings_for(self, site: str) -> PerturbationSettings | None:
         """Return the settings of one site; None where the job perturbs nothing."""
@@ -130,6 +130,59 @@ class Perturbation(FLComponent):
             JobError: the job asks for what the site's limits forbid.
             PERTURBATION_ERRORS: the perturber does not hide enough, or a budget is spent.
         """
+        settings = self._allowed(site)
+        if settings is None:
+            return None
+        if site.name not in self._open:
+            store = PerturberStore(site, experiment)
+            store.require_books()
+            self._open[site.name] = self._opened(store, settings, images, fl_ctx)
+        perturber = self._open[site.name]
+        views = perturber.views(images, secret_generator())
+        if not site.certified.required:
+            # Figures of a fit depend on the data.
+            stream_scalars(
+                fl_ctx, self.analytics_sender_id, "defense", streamed_figures(perturber), number
+            )
+        return PerturbedImages(views, perturber.mode, perturber.version, perturber.certificate)
+
+    def open_twin(
+        self,
+        twin: Site,
+        experiment: Experiment,
+        public: PublicSet,
+        pinned: ImageSet,
+        fl_ctx: FLContext,
+    ) -> PerturbedImages | None:
+        """Return what a canary update is trained on; None where the site trains on raw images.
+
+        It is the work of a twin of the site's perturber: the same settings within the same limits,
+        fitted on public images, with a secret and books of its own. The real one would give known
+        pairs of image and view away.
+
+        Args:
+            twin: see :func:`gradward.flare.canary.canary_twin`.
+            experiment: of the job.
+            public: the declared public images.
+            pinned: canaries of the site.
+            fl_ctx: of the task.
+
+        Raises:
+            JobError, PERTURBATION_ERRORS: as :meth:`open`.
+        """
+        settings = self._allowed(twin)
+        if settings is None:
+            return None
+        settings = replace(settings, fitted_on="public")
+        if twin.name not in self._twins:
+            store = PerturberStore(twin, experiment, shared_books=False)
+            self._twins[twin.name] = self._opened(store, settings, public.part("canary"), fl_ctx)
+        perturber = self._twins[twin.name]
+        views = perturber.views(pinned, secret_generator())
+        return PerturbedImages(views, perturber.mode, perturber.version)
+
+    def _allowed(self, site: Site) -> PerturbationSettings | None:
+        """Return the settings for a site, None for raw images, if its limits allow them."""
         settings = self.settings_for(site.name)
         if settings is None:
             if site.perturbation.required:
@@ -144,14 +197,7 @@ class Perturbation(FLComponent):
                 f"the job's perturbation tells {settings.rate:g} nats of an image; this site "
                 f"allows {limit:g}"
             )
-        if site.name not in self._open:
-            self._open[site.name] = self._load_or_fit(site, experiment, settings, images, fl_ctx)
-        perturber = self._open[site.name]
-        views = perturber.views(images, secret_generator())
-        stream_scalars(
-            fl_ctx, self.analytics_sender_id, "defense", streamed_figures(perturber), number
-        )
-        return PerturbedImages(views, perturber.mode, perturber.version)
+        return settings
 
     def strengthen(self, site: Site, factor: float) -> None:
         """Degrade the site's stored views for the rounds and jobs to come.
@@ -163,68 +209,17 @@ class Perturbation(FLComponent):
             raise JobError("there is no perturber to strengthen")
         self._open[site.name].strengthen(factor)
 
-    def _load_or_fit(
+    def _opened(
         self,
-        site: Site,
-        experiment: Experiment,
+        store: PerturberStore,
         settings: PerturbationSettings,
         images: ImageSet,
         fl_ctx: FLContext,
     ) -> SitePerturber:
-        policy = site.perturbation
-        _require_books(site)
-        noise = FrozenNoise(load_secret(site.private))
-        ledger = PrivacyLedger(
-            site.private / LEDGER_FILE,
-            max_views=policy.max_views,
-            max_rate=policy.max_rate,
-            max_epsilon=policy.max_epsilon,
-            max_delta=policy.max_delta,
-        )
-        folder = site.private / PERTURBERS / _key(settings, experiment)
-        if (folder / FILE).is_file():
-            return SitePerturber.load(folder, noise=noise, ledger=ledger)
-        perturber = SitePerturber.fit(
-            settings,
-            images,
-            experiment.load_public(site).part("fit"),
-            num_classes=experiment.num_classes,
-            noise=noise,
-            ledger=ledger,
-            # The same in every job: another perturber would make second views of the images.
-            generator=generator_for(0, "perturber", site.name),
-            progress=FitProgress(self, fl_ctx),
-            deadline=self.fit_seconds,
-            cache=folder,
-        )
-        perturber.save(folder)
+        if (stored := store.load(settings)) is not None:
+            return stored
+        perturber = store.fit(settings, images, FitProgress(self, fl_ctx), self.fit_seconds)
         self.log_info(
             fl_ctx, f"the perturber was fitted; membership: {perturber.report['membership']}"
         )
         return perturber
-
-
-def _require_books(site: Site) -> None:
-    """Stop where perturbers were handed out from but secret or ledger are gone.
-
-    New ones would know no image again, and every image would get a second view.
-    """
-    if not any((site.private / PERTURBERS).glob(f"*/{FILE}")):
-        return
-    if not (site.private / SECRET_FILE).exists():
-        raise SecretError("this site has perturbers but its secret is gone; restore it")
-    if not (site.private / LEDGER_FILE).exists():
-        raise LedgerError("this site has perturbers but its privacy ledger is gone; restore it")
-
-
-def _key(settings: PerturbationSettings, experiment: Experiment) -> str:
-    """Name what a perturber depends on besides the images; a job's model and seed are not of it."""
-    parts = {
-        **asdict(settings),
-        "dataset": experiment.dataset,
-        "public_set": experiment.public_set,
-        "image_size": experiment.image_size,
-        "channels": experiment.channels,
-        "num_classes": experiment.num_classes,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

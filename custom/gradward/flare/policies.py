@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 Policy = TypeVar("Policy")
@@ -20,16 +20,19 @@ class ScoringPolicy:
 
     Attributes:
         enabled: False closes the scoring door: every request is refused.
-        max_answers: answers given in one job, kept on disk across restarts.
+        max_answers: answers given in one job, kept on disk across restarts. With the precision of
+            an answer (:mod:`gradward.flare.precision`) it bounds what a job can draw.
+        max_images: reconstructions that one request may hold: each is one more guess at an image.
     """
 
     enabled: bool = True
-    max_answers: int = 200
+    max_answers: int = 30
+    max_images: int = 128
 
     def __post_init__(self) -> None:
         """Check every entry."""
         _check_switches(self, "enabled")
-        _check_counts(self, "max_answers")
+        _check_counts(self, "max_answers", "max_images")
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,51 @@ class GatePolicy:
     def __post_init__(self) -> None:
         """Check every entry."""
         _check_switches(self, "stream")
+
+
+@dataclass(frozen=True)
+class CertifiedPolicy:
+    """Whether a site takes part with a certificate, and only so.
+
+    Attributes:
+        required: True carries out jobs under (epsilon, delta) alone, and closes all else that
+            depends on the data: live scoring, the leakage gate, the exact number of steps.
+        min_patients: held-out patients that must stand behind a metric on clean images.
+    """
+
+    required: bool = False
+    min_patients: int = 50
+
+    def __post_init__(self) -> None:
+        """Check every entry."""
+        _check_switches(self, "required")
+        _check_counts(self, "min_patients")
+
+
+@dataclass(frozen=True)
+class Policies:
+    """All that a site decides for itself; see the kinds."""
+
+    scoring: ScoringPolicy
+    perturbation: PerturbationPolicy
+    gate: GatePolicy
+    certified: CertifiedPolicy
+
+
+def read_policies(settings: Mapping[str, Any]) -> Policies:
+    """Read a site's policies; a certificate closes what it cannot cover, whatever else is set.
+
+    Raises:
+        SiteSettingsError: an entry that does not exist or has the wrong type.
+    """
+    scoring = read_policy(ScoringPolicy, "scoring", settings)
+    gate = read_policy(GatePolicy, "gate", settings)
+    certified = read_policy(CertifiedPolicy, "certified", settings)
+    if certified.required:
+        # A live score and a streamed verdict depend on the data.
+        scoring, gate = replace(scoring, enabled=False), replace(gate, stream=False)
+    perturbation = read_policy(PerturbationPolicy, "perturbation", settings)
+    return Policies(scoring, perturbation, gate, certified)
 
 
 def read_policy(kind: type[Policy], name: str, settings: Mapping[str, Any]) -> Policy:

@@ -1,4 +1,4 @@
-"""The one question the audit asks a site, and its answer."""
+"""The one question about its own images that the audit asks a site, and its answer."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ import numpy as np
 from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.shareable import Shareable
 
+from gradward.attacks.portfolio import ATTACK_NAMES
 from gradward.flare.states import MessageError, read_dxo
 from gradward.metrics.scores import Scores
 
 SCORE_TASK = "score_reconstruction"
-PROTOCOL = 1
+PROTOCOL = 2
 SCORE_NAMES = tuple(item.name for item in fields(Scores))
+# Of the reason of a refusal, in characters.
+REASON_LENGTH = 300
+# A round's number names files at the site.
+MOST_ROUNDS = 10**6
+# Whether the site knew which of its images made the update, or compared with all of them.
+KNOWN, UNKNOWN = MEMBERSHIP = ("known", "unknown")
 
 Message = TypeVar("Message")
 
@@ -28,7 +35,8 @@ class ScoreRequest:
     Attributes:
         site: the site that sent the update.
         round: round of the update.
-        attack: name of the attack.
+        attack: name of the attack, one of :data:`~gradward.attacks.portfolio.ATTACK_NAMES`: it
+            counts answers and names files, so that no server may think of new ones.
         images: ``(n, C, H, W)`` float32 in [0, 1].
         control: the same attack on the wrong update, same shape, or None if it failed.
         public_checksum: of the server's public images; the site scores with the same or not at all.
@@ -57,8 +65,12 @@ class ScoreRequest:
             MessageError: anything that is not such a request.
         """
         request = _unpack(cls, shareable)
-        if not isinstance(request.round, int) or not isinstance(request.attack, str):
-            raise MessageError("the scoring request names no round and attack")
+        if type(request.round) is not int or not 0 <= request.round < MOST_ROUNDS:
+            raise MessageError("the scoring request names no round")
+        if type(request.attack) is not str or request.attack not in ATTACK_NAMES:
+            raise MessageError(f"the scoring request names none of the attacks {ATTACK_NAMES}")
+        if type(request.site) is not str or type(request.public_checksum) is not str:
+            raise MessageError("the scoring request names no site and public images")
         _check_images("reconstruction", request.images, image_shape)
         if request.control is not None:
             _check_images("control", request.control, image_shape)
@@ -75,6 +87,7 @@ class ScoreReply:
         status: ``"ok"`` or ``"refused"``.
         reason: why, when refused.
         real, control, prior: scores by the names in :data:`SCORE_NAMES`; None where undefined.
+        membership: one of :data:`MEMBERSHIP`, where scored.
     """
 
     status: str
@@ -82,6 +95,7 @@ class ScoreReply:
     real: dict[str, float | None] | None = None
     control: dict[str, float | None] | None = None
     prior: dict[str, float | None] | None = None
+    membership: str | None = None
 
     def to_shareable(self) -> Shareable:
         """Pack as ``APP_DEFINED``."""
@@ -97,8 +111,10 @@ class ScoreReply:
         reply = _unpack(cls, shareable)
         if reply.status not in ("ok", "refused"):
             raise MessageError(f"the scoring reply has the unknown status {reply.status!r}")
-        if reply.status == "ok" and reply.real is None:
-            raise MessageError("the scoring reply is 'ok' but holds no scores")
+        if reply.status == "ok" and (reply.real is None or reply.membership not in MEMBERSHIP):
+            raise MessageError("the scoring reply is 'ok' but holds no scores and membership")
+        if reply.status == "refused" and reply.membership is not None:
+            raise MessageError("the scoring reply is refused but states a membership")
         for scores in (reply.real, reply.control, reply.prior):
             _check_scores(scores)
         return reply
@@ -119,7 +135,7 @@ def _check_images(what: str, images: Any, image_shape: tuple[int, ...]) -> None:
         raise MessageError(f"the {what} is not a float32 array")
     if images.ndim != 4 or images.shape[1:] != image_shape or not len(images):
         raise MessageError(
-            f"the {what} has shape {images.shape}, this job's images are {image_shape}"
+            f"the {what} has shape {images.shape[:8]}, this job's images are {image_shape}"
         )
     if not np.isfinite(images).all() or images.min() < 0 or images.max() > 1:
         raise MessageError(f"the {what} leaves the range [0, 1]")

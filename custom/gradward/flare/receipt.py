@@ -23,6 +23,7 @@ RECEIPT_META = "gradward_receipt"
 MODE_META = "perturbation_mode"
 PERTURBED_META = "perturbed_samples"
 UNDEFENDED = "none"
+DP_SGD = "dp-sgd"
 
 _ASSIGNMENT = "gradward_assignment"
 # The site's secret also keys the frozen noise: each use has a key of its own.
@@ -65,7 +66,8 @@ class Receipt:
         job, site, task, task_id: which result of which task this is.
         round: of the local training that made it.
         model: :func:`state_digest` of the global state which that training started from.
-        mode: the perturber's, or :data:`UNDEFENDED`.
+        mode: the perturber's; without one :data:`DP_SGD` where the training was that, else
+            :data:`UNDEFENDED`.
         version: the perturber's; empty without one.
         raw_samples: samples trained on as they are, counted at each use.
         perturbed_samples: samples that a perturber made, counted at each use.

@@ -12,11 +12,13 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 
 from gradward.defenses.noise import load_secret
+from gradward.flare.canary import CANARY_IMAGES_META
+from gradward.flare.local_round import LocalRound
 from gradward.flare.perturber import PerturbedImages
 from gradward.flare.receipt import (
+    DP_SGD,
     RECEIPT_META,
     UNDEFENDED,
-    Assignment,
     Receipt,
     identify_task,
     state_digest,
@@ -30,38 +32,31 @@ LOCAL_MODEL = "local_model.pt"
 
 
 def training_result(
-    fl_ctx: FLContext,
-    site: Site,
-    assignment: Assignment,
-    before: State,
-    after: State,
-    run: LocalRun,
-    perturbed: PerturbedImages | None,
+    fl_ctx: FLContext, local: LocalRound, run: LocalRun, perturbed: PerturbedImages | None
 ) -> Shareable:
     """Pack the update of one round with its receipt, and keep the local model for later.
 
     Args:
         fl_ctx: of the task.
-        site: that trained.
-        assignment: what the server sent.
-        before, after: states of the model around the training.
+        local: the round, trained.
         run: what the training did.
         perturbed: what it trained on; None for raw images.
     """
-    update = as_arrays(state_difference(after, before))
-    receipt = Receipt(
-        **identify_task(fl_ctx),
-        round=assignment.round,
-        model=state_digest(assignment.received),
-        mode=UNDEFENDED if perturbed is None else perturbed.mode,
-        version="" if perturbed is None else perturbed.version,
-        raw_samples=run.raw_samples,
-        perturbed_samples=run.perturbed_samples,
-        steps=len(run.batches),
-        tensors=tensor_digests(update),
-    ).sign(load_secret(site.private))
-    torch.save({"state": after, "receipt": receipt}, site.job_folder / LOCAL_MODEL)
-    meta = {MetaKey.NUM_STEPS_CURRENT_ROUND: len(run.batches), RECEIPT_META: receipt}
+    after = local.after
+    update, receipt = _vouched(fl_ctx, local, after, run, perturbed)
+    torch.save({"state": after, "receipt": receipt}, local.site.job_folder / LOCAL_MODEL)
+    return _pack(DataKind.WEIGHT_DIFF, update, _told(run, receipt))
+
+
+def canary_result(
+    fl_ctx: FLContext, local: LocalRound, run: LocalRun, perturbed: PerturbedImages | None
+) -> Shareable:
+    """Pack a canary update with a receipt and the number of images behind it; keep nothing.
+
+    Args: as :func:`training_result`.
+    """
+    update, receipt = _vouched(fl_ctx, local, local.after, run, perturbed)
+    meta = _told(run, receipt) | {CANARY_IMAGES_META: len(run.images_seen)}
     return _pack(DataKind.WEIGHT_DIFF, update, meta)
 
 
@@ -93,3 +88,31 @@ def forget_local_model(site: Site) -> None:
 
 def _pack(kind: str, state: Mapping[str, Any], meta: Mapping[str, Any]) -> Shareable:
     return DXO(kind, data=dict(state), meta=dict(meta)).to_shareable()
+
+
+def _vouched(
+    fl_ctx: FLContext,
+    local: LocalRound,
+    after: State,
+    run: LocalRun,
+    perturbed: PerturbedImages | None,
+) -> tuple[dict[str, Any], str]:
+    """Return the update as arrays, and the receipt for it, signed with the site's secret."""
+    update = as_arrays(state_difference(after, local.before))
+    undefended = UNDEFENDED if local.settings.dp_sgd is None else DP_SGD
+    receipt = Receipt(
+        **identify_task(fl_ctx),
+        round=local.number,
+        model=state_digest(local.assignment.received),
+        mode=undefended if perturbed is None else perturbed.mode,
+        version="" if perturbed is None else perturbed.version,
+        raw_samples=run.raw_samples,
+        perturbed_samples=run.perturbed_samples,
+        steps=len(run.batches),
+        tensors=tensor_digests(update),
+    )
+    return update, receipt.sign(load_secret(local.site.private))
+
+
+def _told(run: LocalRun, receipt: str) -> dict[str, Any]:
+    return {MetaKey.NUM_STEPS_CURRENT_ROUND: len(run.batches), RECEIPT_META: receipt}

@@ -14,13 +14,14 @@ class RoundRecord:
 
     Attributes:
         round: number of the round.
-        images: positions in the site's training set, in order of first use.
-        steps: optimiser steps taken.
+        images: positions in the site's training set, in order of first use; None where somebody
+            else's trainer made the update and did not say.
+        steps: optimiser steps taken; None likewise.
     """
 
     round: int
-    images: list[int]
-    steps: int
+    images: list[int] | None
+    steps: int | None
 
 
 def write_private(path: Path, text: str) -> None:

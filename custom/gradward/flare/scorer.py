@@ -13,16 +13,26 @@ from nvflare.apis.signal import Signal
 
 from gradward.data import DataError, ImageSet, PublicSet
 from gradward.flare.analytics import stream_scalars
+from gradward.flare.answer_log import AnswerLog, describe_request
+from gradward.flare.certificate import CERTIFICATE, run_kind
+from gradward.flare.close_scoring import is_withheld
 from gradward.flare.door import ScoringDoor, ScoringRefused
 from gradward.flare.experiment import Experiment, JobError, experiment_of
-from gradward.flare.protocol import SCORE_TASK, ScoreReply, ScoreRequest
+from gradward.flare.precision import coarse
+from gradward.flare.private_folder import open_private_folders
+from gradward.flare.protocol import (
+    KNOWN,
+    REASON_LENGTH,
+    SCORE_TASK,
+    UNKNOWN,
+    ScoreReply,
+    ScoreRequest,
+)
 from gradward.flare.rounds import recall_round
 from gradward.flare.site import Site, SiteSettingsError, open_site, record_private_error
 from gradward.flare.states import MessageError
 from gradward.metrics.leakage import LeakageScores, score_reconstructions
 from gradward.report.pictures import save_side_by_side
-
-ROUNDED_DIGITS = 3
 
 
 class LeakageScorer(Executor):
@@ -51,32 +61,48 @@ class LeakageScorer(Executor):
         if task_name != SCORE_TASK:
             return make_reply(ReturnCode.TASK_UNKNOWN)
         try:
-            site = open_site(fl_ctx)
-        except SiteSettingsError as error:
-            self.log_error(fl_ctx, f"scoring refused: {error}")
-            return ScoreReply(status="refused", reason=str(error)).to_shareable()
-        site.apply_threads()
-        door = ScoringDoor(site.job_folder, site.scoring)
-        peer = fl_ctx.get_peer_context()
-        entry: dict[str, object] = {"asked_by": peer.get_identity_name() if peer else "unknown"}
+            reply = self._answer(shareable, fl_ctx)
+        except Exception as error:
+            # A full disk, say: what the site cannot put on record does not leave.
+            self.log_error(fl_ctx, f"scoring failed with {type(error).__name__}")
+            reply = ScoreReply(status="refused", reason="this site cannot keep its log of answers")
+        return reply.to_shareable()
+
+    def _answer(self, shareable: Shareable, fl_ctx: FLContext) -> ScoreReply:
+        """Return the answer or the refusal that the site's log now holds."""
+        # Before the settings are read: a request that bad settings refuse is on record as well.
+        log = AnswerLog(open_private_folders(fl_ctx)[1])
+        asked = describe_request(shareable, fl_ctx)
+        site: Site | None = None
         try:
+            site = open_site(fl_ctx)
+            site.apply_threads()
+            door = ScoringDoor(site.job_folder, site.scoring)
+            door.require_open()
+            if is_withheld(shareable):
+                raise ScoringRefused("this site's policy closes scoring")
+            if run_kind(site) == CERTIFICATE:
+                raise ScoringRefused("this run is certified, which a live score would break")
             experiment = experiment_of(fl_ctx, self.experiment_id)
             request = ScoreRequest.from_shareable(
                 shareable, (experiment.channels, *experiment.image_size)
             )
-            entry |= {"round": request.round, "attack": request.attack}
             reply = self._score(site, door, experiment, request)
-            self._mirror(fl_ctx, request, reply)
         except (ScoringRefused, MessageError, DataError, JobError, SiteSettingsError) as error:
-            self.log_warning(fl_ctx, f"scoring refused: {error}")
-            reply = ScoreReply(status="refused", reason=str(error))
+            reason = str(error)[:REASON_LENGTH]
         except Exception as error:
             # Whatever failed here may have images in its traceback: it stays in the private log.
-            record_private_error(site)
+            if site is not None:
+                record_private_error(site)
             self.log_error(fl_ctx, f"scoring failed with {type(error).__name__}")
-            reply = ScoreReply(status="refused", reason="scoring failed at the site")
-        door.note({**entry, "status": reply.status, "reason": reply.reason, "scores": reply.real})
-        return reply.to_shareable()
+            reason = "scoring failed at the site"
+        else:
+            log.answer(asked, {"real": reply.real, "control": reply.control, "prior": reply.prior})
+            self._mirror(fl_ctx, request, reply)
+            return reply
+        log.refusal(asked, reason)
+        self.log_warning(fl_ctx, f"scoring refused: {reason}")
+        return ScoreReply(status="refused", reason=reason)
 
     def _score(
         self, site: Site, door: ScoringDoor, experiment: Experiment, request: ScoreRequest
@@ -93,7 +119,10 @@ class LeakageScorer(Executor):
                 f"the public images of {public.name!r} differ between server, site and job"
             )
         door.admit(request)
-        truths = training.subset(record.images)
+        # Somebody else's trainer does not say which images it used: any of them counts as a hit.
+        known = record.images is not None
+        positions = record.images if record.images is not None else list(range(len(training)))
+        truths = training.subset(positions)
         scores = score_reconstructions(
             torch.from_numpy(request.images),
             None if request.control is None else torch.from_numpy(request.control),
@@ -101,15 +130,16 @@ class LeakageScorer(Executor):
             prior_image=public.prior_image,
             mean_image=public.mean_image,
             site_images=training,
-            truth_positions=record.images,
+            truth_positions=positions,
             decoys=public.part("decoys"),
         )
         self._keep_pictures(site.job_folder, request, truths, public, scores)
         return ScoreReply(
             status="ok",
-            real=scores.real.to_dict(ROUNDED_DIGITS),
-            control=None if scores.control is None else scores.control.to_dict(ROUNDED_DIGITS),
-            prior=scores.prior.to_dict(ROUNDED_DIGITS),
+            real=coarse(scores.real),
+            control=None if scores.control is None else coarse(scores.control),
+            prior=coarse(scores.prior),
+            membership=KNOWN if known else UNKNOWN,
         )
 
     def _load(self, site: Site, experiment: Experiment) -> tuple[ImageSet, PublicSet]:
@@ -147,12 +177,12 @@ class LeakageScorer(Executor):
         )
 
     def _mirror(self, fl_ctx: FLContext, request: ScoreRequest, reply: ScoreReply) -> None:
+        """Stream what is on record already; a failure changes no answer."""
         for label, scores in (("", reply.real), ("/control", reply.control)):
-            if scores is not None:
-                stream_scalars(
-                    fl_ctx,
-                    self.analytics_sender_id,
-                    f"leakage/{request.attack}{label}",
-                    scores,
-                    request.round,
-                )
+            if scores is None:
+                continue
+            prefix = f"leakage/{request.attack}{label}"
+            try:
+                stream_scalars(fl_ctx, self.analytics_sender_id, prefix, scores, request.round)
+            except Exception as error:
+                self.log_warning(fl_ctx, f"scores are not streamed: {type(error).__name__}")

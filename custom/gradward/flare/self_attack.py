@@ -61,8 +61,8 @@ class SelfAttack:
             DataError: the images cannot be had.
         """
         record = recall_round(site.job_folder, number)
-        if record is None:
-            raise NotJudged("this site has no record of the round")
+        if record is None or record.images is None:
+            raise NotJudged("this site has no record of the images that made the update")
         if self._data is None:
             self._data = experiment.load_split(site, "training"), experiment.load_public(site)
         images, public = self._data

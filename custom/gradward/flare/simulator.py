@@ -20,8 +20,8 @@ from nvflare.private.fed.simulator.simulator_const import SimulatorConstants
 
 from gradward.data import data_root
 from gradward.flare.site import SETTINGS_FILE
-from gradward.flare.status import read_status
 from gradward.report.records import FILE_NAME
+from gradward.report.status import read_status
 
 COLLECTED = (FILE_NAME, "tb_events", "report", "reconstructions", "cross_site_val")
 RUN_FILE = "run.json"
@@ -62,11 +62,15 @@ def sites_of(job: Path, number: int | None) -> list[str]:
     if number is None:
         if not listed:
             raise RunError("the job's meta.json lists no sites; say how many with --sites")
-        return [str(site) for site in listed]
-    if number <= len(listed):
-        return [str(site) for site in listed[:number]]
+        number = len(listed)
+    return site_names(listed, number)
+
+
+def site_names(listed: Sequence[str], number: int) -> list[str]:
+    """Return the first ``number`` of the listed sites, filled up with ``site-1`` and so on."""
     extra = (f"site-{index}" for index in range(1, 10_000))
-    return [*listed, *(name for name in extra if name not in listed)][:number]
+    names = [*map(str, listed), *(name for name in extra if name not in listed)]
+    return names[:number]
 
 
 def run_in_simulator(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,22 +17,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nvflare.apis.fl_constant import WorkspaceConstants
+from nvflare.apis.fl_constant import FLContextKey, WorkspaceConstants
 from nvflare.apis.fl_context import FLContext
-from nvflare.private.fed.simulator.simulator_const import SimulatorConstants
 
 from gradward.data.catalog import dataset_spec
 from gradward.flare.policies import (
+    CertifiedPolicy,
     GatePolicy,
     PerturbationPolicy,
     ScoringPolicy,
     SiteSettingsError,
-    read_policy,
+    read_policies,
 )
+from gradward.flare.private_folder import is_simulated, open_private_folders
 
 SETTINGS_FILE = "gradward.json"
-SETTINGS_KEYS = ("data", "device", "threads", "scoring", "perturbation", "gate")
-RUN_MARKER = "gradward_run"
+SETTINGS_KEYS = (
+    "data",
+    "device",
+    "threads",
+    "scope",
+    "scoring",
+    "perturbation",
+    "gate",
+    "certified",
+)
+# The first errors of a job say most, and a server that causes a million shall not fill the disk.
+MOST_ERROR_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,7 @@ class Site:
         scoring: its policy for the audit's questions.
         perturbation: its own limits of the perturbation.
         gate: what the leakage gate may tell.
+        certified: whether it takes part under a certificate, and only so.
     """
 
     name: str
@@ -61,6 +72,7 @@ class Site:
     scoring: ScoringPolicy = field(default_factory=ScoringPolicy)
     perturbation: PerturbationPolicy = field(default_factory=PerturbationPolicy)
     gate: GatePolicy = field(default_factory=GatePolicy)
+    certified: CertifiedPolicy = field(default_factory=CertifiedPolicy)
 
     def dataset_spec(self, name: str) -> dict[str, Any]:
         """Where the data set ``name`` is for this party.
@@ -139,24 +151,12 @@ def open_site(fl_ctx: FLContext) -> Site:
     Raises:
         SiteSettingsError: the settings cannot be used.
     """
+    private, job_folder = open_private_folders(fl_ctx)
     name = fl_ctx.get_identity_name()
-    job_id = fl_ctx.get_job_id()
-    workspace = fl_ctx.get_engine().get_workspace()
-    root = Path(workspace.get_root_dir())
-    settings = read_settings(root / WorkspaceConstants.SITE_FOLDER_NAME, name)
-    simulated = job_id == SimulatorConstants.JOB_NAME
-    if override := os.environ.get("GRADWARD_PRIVATE"):
-        private = Path(override) / name
-    elif simulated:
-        private = root.parent.with_name(root.parent.name + ".private") / name
-    else:
-        private = root / "gradward"
-    job_folder = private / "jobs" / job_id
-    if simulated:
-        _forget_earlier_simulation(Path(workspace.get_run_dir(job_id)), job_folder)
-    for folder in (private, job_folder):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    threads = settings.get("threads", 1 if simulated else None)
+    local = Path(fl_ctx.get_engine().get_workspace().get_root_dir())
+    settings = read_settings(local / WorkspaceConstants.SITE_FOLDER_NAME, name)
+    _check_scope(settings.get("scope"), fl_ctx)
+    threads = settings.get("threads", 1 if is_simulated(fl_ctx) else None)
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise SiteSettingsError(f"'threads' must be an integer of at least 1, got {threads!r}")
     data = settings.get("data", {})
@@ -169,24 +169,26 @@ def open_site(fl_ctx: FLContext) -> Site:
         data=data,
         device=choose_device(os.environ.get("GRADWARD_DEVICE") or settings.get("device")),
         threads=threads,
-        scoring=read_policy(ScoringPolicy, "scoring", settings),
-        perturbation=read_policy(PerturbationPolicy, "perturbation", settings),
-        gate=read_policy(GatePolicy, "gate", settings),
+        **vars(read_policies(settings)),
     )
 
 
-def _forget_earlier_simulation(run_folder: Path, job_folder: Path) -> None:
-    """Start a simulation with an empty private job folder.
+def _check_scope(wanted: Any, fl_ctx: FLContext) -> None:
+    """Refuse a job that runs without the filters of the site's own ``privacy.json``.
 
-    The simulator gives every run the same job id and wipes its workspace, but not the private
-    folders beside it: what an earlier run answered would count against this one.
+    NVFlare asks whether a scope exists by the policy it read when the site started, and takes the
+    filters from the file as it is now: after a change, and until the restart, a job that names a
+    scope which does not exist would run without any.
     """
-    marker = run_folder / RUN_MARKER
-    try:
-        marker.touch(exist_ok=False)
-    except FileExistsError:
+    if wanted is None:
         return
-    shutil.rmtree(job_folder, ignore_errors=True)
+    if not isinstance(wanted, str) or not wanted:
+        raise SiteSettingsError(f"'scope' must be a name of local/privacy.json, got {wanted!r}")
+    if fl_ctx.get_prop(FLContextKey.EFFECTIVE_JOB_SCOPE_NAME) != wanted:
+        raise SiteSettingsError(
+            f"this site works under the privacy scope {wanted!r} only, which this job does not run "
+            "under; restart the site if its local/privacy.json has changed"
+        )
 
 
 def record_private_error(site: Site) -> None:
@@ -198,5 +200,7 @@ def record_private_error(site: Site) -> None:
     log = site.job_folder / "errors.log"
     with contextlib.suppress(OSError):
         log.touch(mode=0o600, exist_ok=True)
+        if log.stat().st_size > MOST_ERROR_BYTES:
+            return
         with log.open("a", encoding="utf-8") as stream:
             traceback.print_exc(file=stream)

@@ -11,6 +11,7 @@ from nvflare.apis.dxo import DXO, from_shareable
 from nvflare.apis.shareable import Shareable
 from torch import Tensor, nn
 
+from gradward.batchnorm import BATCHNORM_BUFFERS
 from gradward.training import State
 
 
@@ -18,8 +19,8 @@ class MessageError(ValueError):
     """A message that is not what the task says it should be."""
 
 
-def read_dxo(shareable: Shareable, kind: str) -> DXO:
-    """Return the message's DXO, which must be of ``kind``.
+def read_dxo(shareable: Shareable, *kinds: str) -> DXO:
+    """Return the message's DXO, which must be of one of ``kinds``.
 
     Raises:
         MessageError: it has none, or one of another kind.
@@ -28,8 +29,10 @@ def read_dxo(shareable: Shareable, kind: str) -> DXO:
         dxo = from_shareable(shareable)
     except (TypeError, ValueError) as error:
         raise MessageError(f"the message holds no data object: {error}") from None
-    if dxo.data_kind != kind:
-        raise MessageError(f"expected a data object of kind {kind}, got {dxo.data_kind}")
+    if dxo.data_kind not in kinds:
+        raise MessageError(
+            f"expected a data object of kind {' or '.join(kinds)}, got {dxo.data_kind}"
+        )
     return dxo
 
 
@@ -63,6 +66,42 @@ def load_global_state(model: nn.Module, data: Mapping[str, Any]) -> State:
     return {name: value.clone() for name, value in state.items()}
 
 
+def local_change(received: Mapping[str, Any], before: State, *, is_whole_model: bool) -> State:
+    """Return what one local training changed, after - before.
+
+    The mean of integer counters is a fraction, and a script that loads it with ``load_state_dict``
+    cuts it off: it counts on from less than it was sent. Its number of steps is taken from where it
+    started, not from what was sent.
+
+    Args:
+        received: tensors or arrays by name, as a site sent them.
+        before: the global state that it was sent.
+        is_whole_model: whether ``received`` are the trained weights and not their change.
+
+    Returns:
+        CPU tensors by name; what ``before`` lacks or has in another size comes back unchanged.
+    """
+    change: State = {}
+    for name, value in received.items():
+        tensor = as_tensor(value)
+        # By number: some serialisers make an array of one element of a scalar.
+        if name not in before or before[name].numel() != tensor.numel():
+            change[name] = tensor
+            continue
+        start = before[name].to(tensor.dtype).reshape(tensor.shape)
+        after = tensor if is_whole_model else tensor + start
+        if name.rpartition(".")[2] == BATCHNORM_BUFFERS[2] and _is_whole(after):
+            start = start.trunc()
+        elif not is_whole_model:
+            after, start = tensor, torch.zeros_like(start)
+        change[name] = after - start
+    return change
+
+
+def _is_whole(counter: Tensor) -> bool:
+    return bool(torch.isclose(counter, counter.round(), rtol=0, atol=1e-3).all())
+
+
 def as_tensor(value: Any) -> Tensor:
     """Return a CPU tensor of a received array; integers become float64 so that they can round."""
     tensor = (
@@ -76,3 +115,8 @@ def as_tensor(value: Any) -> Tensor:
 def as_arrays(state: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     """Return a state as NVFlare sends it."""
     return {name: value.detach().cpu().numpy() for name, value in state.items()}
+
+
+def copy_arrays(data: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Copy the arrays of a state."""
+    return {name: np.array(value, copy=True) for name, value in data.items()}

@@ -7,7 +7,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
-STATUS_FILE = "audit_status.json"
+from gradward.report.status import STATUS_FILE
+
+# Under this name an administrator's `show_stats` has the same entries.
+STATS_GROUP = "gradward"
 
 
 class AuditStatus:
@@ -27,10 +30,8 @@ class AuditStatus:
             temporary.write_text(json.dumps(self._values), encoding="utf-8")
             temporary.replace(self._file)
 
-
-def read_status(folder: Path) -> dict[str, Any]:
-    """Return the entries; empty when there is no run yet."""
-    try:
-        return dict(json.loads((folder / STATUS_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}
+    @property
+    def values(self) -> dict[str, Any]:
+        """The entries as they are now."""
+        with self._lock:
+            return dict(self._values)

@@ -14,27 +14,28 @@ from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
 from torch import nn
 
-from gradward.data import DataError, ImageSet
+from gradward.data import DataError, ImageSet, PublicSet
 from gradward.flare.analytics import stream_scalars
+from gradward.flare.canary import CANARY_TASK
+from gradward.flare.canary_training import train_on_canaries
+from gradward.flare.certificate import declare_run, may_be_measured, require_mechanism
 from gradward.flare.dp_account import spend_round
 from gradward.flare.experiment import Experiment, JobError, experiment_of, find_component
-from gradward.flare.perturber import PERTURBATION_ERRORS, Perturbation, PerturbedImages
-from gradward.flare.receipt import Assignment, ReceiptError, note_assignment
+from gradward.flare.local_round import LocalRound
+from gradward.flare.perturber import PERTURBATION_ERRORS, Perturbation
+from gradward.flare.receipt import ReceiptError
 from gradward.flare.results import local_model_result, training_result
-from gradward.flare.rounds import RoundRecord, remember_round
-from gradward.flare.seeds import generator_for, secret_generator
+from gradward.flare.seeds import generator_for
 from gradward.flare.site import Site, SiteSettingsError, open_site, record_private_error
 from gradward.flare.states import MessageError, load_global_state, read_dxo
 from gradward.metrics.classification import evaluate
-from gradward.models import ModelError, check_trainable
+from gradward.models import ModelError
 from gradward.training import (
     RawBatchRefused,
     RawImages,
     TooFewImages,
     TrainingAborted,
     TrainingSettings,
-    state_copy,
-    train_locally,
 )
 
 # What a person can mend: told in one line, without a traceback that could name files.
@@ -54,6 +55,9 @@ EXPECTED_ERRORS = (
 
 class LocalTrainer(Executor):
     """Answers ``train``, ``validate`` and ``submit_model`` with the site's own data.
+
+    Where a canary audit asks for ``canary_update``, the same executor answers it with public images
+    (:mod:`gradward.flare.canary_training`): a canary cannot be better defended than the training.
 
     A ``train`` reply is a ``WEIGHT_DIFF`` with BatchNorm buffers, the number of local steps and a
     :class:`~gradward.flare.receipt.Receipt`. With a perturbation every batch of the training comes
@@ -86,11 +90,13 @@ class LocalTrainer(Executor):
         self.validate_task = validate_task
         self.submit_model_task = submit_model_task
         self._splits: dict[str, ImageSet] = {}
+        self._public: PublicSet | None = None
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Forget data of an earlier run in the same process."""
         if event_type == EventType.START_RUN:
             self._splits.clear()
+            self._public = None
 
     def execute(
         self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
@@ -100,6 +106,7 @@ class LocalTrainer(Executor):
             self.train_task: self._train,
             self.validate_task: self._validate,
             self.submit_model_task: self._submit_model,
+            CANARY_TASK: self._train_canary,
         }
         if task_name not in tasks:
             return make_reply(ReturnCode.TASK_UNKNOWN)
@@ -127,30 +134,28 @@ class LocalTrainer(Executor):
         self, site: Site, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
     ) -> Shareable:
         experiment = experiment_of(fl_ctx, self.experiment_id)
-        number = int(shareable.get_header(AppConstants.CURRENT_ROUND, 0))
-        settings = experiment.settings_for(site.name)
         data = self._split(site, experiment, "training")
-        model = experiment.build_model()
-        assignment = Assignment(number, read_dxo(shareable, DataKind.WEIGHTS).data)
-        note_assignment(fl_ctx, assignment)
-        before = load_global_state(model, assignment.received)
-        self._check_batches(model, experiment, settings, len(data))
-        perturbed = self._perturbed(site, experiment, data, fl_ctx, number)
+        local = LocalRound.begin(site, experiment, shareable, fl_ctx, len(data))
+        number, settings = local.number, local.settings
+        perturbation = self._perturbation(site, settings, fl_ctx)
+        perturbed = None
+        if perturbation is not None:
+            perturbed = perturbation.open(site, experiment, data, fl_ctx, number)
+        if declared := declare_run(site, settings, perturbed, data):
+            self.log_info(fl_ctx, declared)
         if settings.dp_sgd is not None:
             spent = {"epsilon": spend_round(site.job_folder, settings, len(data))}
-            stream_scalars(fl_ctx, self.analytics_sender_id, "defense", spent, number)
-        model.to(site.device)
-        self._stream_metrics(site, experiment, model, fl_ctx, abort_signal, number)
-        run = train_locally(
-            model,
+            if not site.certified.required:
+                # It tells how many images there are; the certificate states the job's.
+                stream_scalars(fl_ctx, self.analytics_sender_id, "defense", spent, number)
+        metrics = self._measure(site, experiment, local.model, "validation", abort_signal)
+        stream_scalars(fl_ctx, self.analytics_sender_id, "valid", metrics or {}, number)
+        run = local.train(
             RawImages(data.images, data.labels) if perturbed is None else perturbed.source,
-            settings,
             generator_for(experiment.seed, "train", site.name, number),
             aborted=lambda: abort_signal.triggered,
             perturbed_only=perturbed is not None,
-            secret=secret_generator(),
         )
-        remember_round(site.job_folder, RoundRecord(number, run.images_seen, len(run.batches)))
         # DP-SGD may draw no image in a whole round.
         mean_loss = sum(run.losses) / len(run.losses) if run.losses else math.nan
         told = {"steps": float(len(run.batches))}
@@ -158,11 +163,29 @@ class LocalTrainer(Executor):
             # The loss on its training images is no part of what epsilon was paid for.
             told["loss"] = mean_loss
         stream_scalars(fl_ctx, self.analytics_sender_id, "train", told, number)
-        self.log_info(
+        # A job may have NVFlare stream the log to the server.
+        figures = "".join(f", {name} {value:.4g}" for name, value in told.items())
+        self.log_info(fl_ctx, f"round {number} trained on {site.device}{figures}")
+        return training_result(fl_ctx, local, run, perturbed)
+
+    def _train_canary(
+        self, site: Site, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
+    ) -> Shareable:
+        experiment = experiment_of(fl_ctx, self.experiment_id)
+        if self._public is None:
+            self._public = experiment.load_public(site)
+        n_images = len(self._split(site, experiment, "training"))
+        settings = experiment.settings_for(site.name)
+        return train_on_canaries(
+            site,
+            experiment,
+            shareable,
             fl_ctx,
-            f"round {number}: {len(run.batches)} steps on {site.device}, loss {mean_loss:.4f}",
+            public=self._public,
+            n_images=n_images,
+            perturbation=self._perturbation(site, settings, fl_ctx),
+            aborted=lambda: abort_signal.triggered,
         )
-        return training_result(fl_ctx, site, assignment, before, state_copy(model), run, perturbed)
 
     def _validate(
         self, site: Site, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
@@ -170,13 +193,12 @@ class LocalTrainer(Executor):
         experiment = experiment_of(fl_ctx, self.experiment_id)
         model = experiment.build_model()
         load_global_state(model, read_dxo(shareable, DataKind.WEIGHTS).data)
-        data = self._split(site, experiment, "testing")
-        metrics = evaluate(
-            model.to(site.device),
-            data.images,
-            data.labels,
-            aborted=lambda: abort_signal.triggered,
-        )
+        metrics = self._measure(site, experiment, model, "testing", abort_signal)
+        if metrics is None:
+            raise JobError(
+                "metrics on clean images are closed: a held-out patient is trained on as well, or "
+                f"fewer stand behind them than this site's {site.certified.min_patients}"
+            )
         return DXO(DataKind.METRICS, data=metrics).to_shareable()
 
     def _submit_model(
@@ -188,10 +210,11 @@ class LocalTrainer(Executor):
             return make_reply(ReturnCode.EXECUTION_RESULT_ERROR)
         return reply
 
-    def _perturbed(
-        self, site: Site, experiment: Experiment, data: ImageSet, fl_ctx: FLContext, number: int
-    ) -> PerturbedImages | None:
+    def _perturbation(
+        self, site: Site, settings: TrainingSettings, fl_ctx: FLContext
+    ) -> Perturbation | None:
         if self.perturbation_id is None:
+            require_mechanism(site, settings, None)
             if site.perturbation.required:
                 raise JobError(
                     "this site trains on perturbed images only, but the job's trainer names no "
@@ -199,34 +222,27 @@ class LocalTrainer(Executor):
                 )
             return None
         perturbation = find_component(fl_ctx, self.perturbation_id, Perturbation)
-        return perturbation.open(site, experiment, data, fl_ctx, number)
+        planned = perturbation.settings_for(site.name)
+        require_mechanism(site, settings, None if planned is None else planned.mode)
+        return perturbation
 
     def _split(self, site: Site, experiment: Experiment, split: str) -> ImageSet:
         if split not in self._splits:
             self._splits[split] = experiment.load_split(site, split)
         return self._splits[split]
 
-    @staticmethod
-    def _check_batches(
-        model: nn.Module, experiment: Experiment, settings: TrainingSettings, n_images: int
-    ) -> None:
-        check_trainable(
-            model,
-            image_size=experiment.image_size,
-            in_channels=experiment.channels,
-            batch_size=settings.smallest_batch(n_images),
-        )
-
-    def _stream_metrics(
+    def _measure(
         self,
         site: Site,
         experiment: Experiment,
         model: nn.Module,
-        fl_ctx: FLContext,
+        split: str,
         abort_signal: Signal,
-        number: int,
-    ) -> None:
-        """Measure the received global model on the site's validation images."""
-        data = self._split(site, experiment, "validation")
-        metrics = evaluate(model, data.images, data.labels, aborted=lambda: abort_signal.triggered)
-        stream_scalars(fl_ctx, self.analytics_sender_id, "valid", metrics, number)
+    ) -> dict[str, float] | None:
+        """Measure a received model on clean images; None where that may not leave."""
+        data = self._split(site, experiment, split)
+        if not may_be_measured(site, data, self._split(site, experiment, "training")):
+            return None
+        return evaluate(
+            model.to(site.device), data.images, data.labels, aborted=lambda: abort_signal.triggered
+        )

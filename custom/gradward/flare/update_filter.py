@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 
+from gradward.flare.canary import CANARY_IMAGES_META, CANARY_TASK, canary_twin
 from gradward.flare.guard import METRICS
 from gradward.flare.outgoing import (
     Blocked,
@@ -28,9 +30,11 @@ from gradward.flare.site import Site, open_site, record_private_error
 from gradward.flare.states import as_arrays
 from gradward.training import State
 
+_TOLD = (MetaKey.NUM_STEPS_CURRENT_ROUND, MODE_META, PERTURBED_META)
+
 
 class UpdateFilter(Filter):
-    """Changes every ``train`` result; what it cannot change does not leave.
+    """Changes every ``train`` result, and every canary likewise; what it cannot change stays here.
 
     Error replies without data pass, so do the metrics of ``validate`` and the answers to the
     audit, checked as :class:`~gradward.flare.guard.PerturbationGuard` checks them. All else is
@@ -49,6 +53,9 @@ class UpdateFilter(Filter):
     @abstractmethod
     def change(self, update: State, steps: int, site: Site, fl_ctx: FLContext) -> State:
         """Return what leaves instead of ``update``, which ``steps`` local steps made.
+
+        What is remembered or secret lies below the folders of ``site``: a canary comes with those
+        of the site's twin and leaves the training's untouched.
 
         The result has the update's names, shapes and types; names may be missing. Any error
         keeps the update at home.
@@ -78,7 +85,9 @@ class UpdateFilter(Filter):
         if (error := error_reply(message)) is not None:
             return error
         if task == self.train_task:
-            return self._changed(site, message, fl_ctx)
+            return self._changed(site, message, fl_ctx, _TOLD)
+        if task == CANARY_TASK:
+            return self._changed(canary_twin(site), message, fl_ctx, (*_TOLD, CANARY_IMAGES_META))
         if task == self.validate_task:
             metrics = checked_metrics(read_result(message, DataKind.METRICS).data, METRICS)
             return DXO(DataKind.METRICS, metrics).to_shareable()
@@ -86,8 +95,9 @@ class UpdateFilter(Filter):
             return checked_score_reply(message).to_shareable()
         raise Blocked("this task has no rule")
 
-    def _changed(self, site: Site, message: Shareable, fl_ctx: FLContext) -> Shareable:
-        told = (MetaKey.NUM_STEPS_CURRENT_ROUND, MODE_META, PERTURBED_META)
+    def _changed(
+        self, site: Site, message: Shareable, fl_ctx: FLContext, told: Collection[str]
+    ) -> Shareable:
         # The receipt fits the update as it was: it is accepted and stays here.
         dxo = read_result(message, DataKind.WEIGHT_DIFF, meta=(*told, RECEIPT_META))
         meta = {name: value for name, value in dxo.meta.items() if name in told}

@@ -37,6 +37,14 @@ def survive_double_removal(controller: Controller) -> None:
 class AuditedScatterAndGather(ScatterAndGather):
     """NVFlare's federated averaging; score requests travel between its training tasks."""
 
+    # What a recipe writes into the job folder also where it is the default.
+    _always_serialize_args = (
+        "min_clients",
+        "num_rounds",
+        "wait_time_after_min_received",
+        "train_timeout",
+    )
+
     def __init__(
         self,
         min_clients: int = 1,
@@ -91,6 +99,8 @@ class AuditedScatterAndGather(ScatterAndGather):
 class AuditDrain(Controller):
     """The job's last workflow: finishes open audits and builds ``report/index.html``."""
 
+    _always_serialize_args = ("timeout",)
+
     def __init__(self, auditor_id: str = "auditor", timeout: float = 1800.0) -> None:
         """Check every argument.
 
@@ -115,7 +125,7 @@ class AuditDrain(Controller):
         auditor = find_component(fl_ctx, self.auditor_id, InversionAuditor)
         survive_double_removal(self)
         auditor.bind(self, fl_ctx)
-        left = auditor.drain(self.timeout, abort_signal)
+        left = auditor.drain(self.timeout, abort_signal, fl_ctx)
         if left:
             self.log_warning(fl_ctx, f"{left} audits were given up after {self.timeout:.0f} s")
         run_folder = Path(fl_ctx.get_engine().get_workspace().get_run_dir(fl_ctx.get_job_id()))

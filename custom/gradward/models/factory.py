@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -69,8 +70,8 @@ def build_model(
 
     Args:
         name: one of ``MODEL_NAMES``, or ``"package.module:factory"``: a callable of the user's
-            own that takes ``in_channels``, ``num_classes``, ``image_size`` and the options as
-            keywords and returns a ``torch.nn.Module``.
+            own that takes the options, and those of ``in_channels``, ``num_classes`` and
+            ``image_size`` that it knows, as keywords and returns a ``torch.nn.Module``.
         in_channels: channels of the images, at least 1.
         num_classes: number of logits, at least 2.
         image_size: height and width, in pixels.
@@ -102,6 +103,7 @@ def build_model(
         "image_size": list(image_size),
     }
     try:
+        arguments = _known_to(factory, arguments)
         if seed is None:
             model = factory(**arguments, **options)
         else:
@@ -116,6 +118,14 @@ def build_model(
             f"model {name!r} must return a torch.nn.Module, got {type(model).__name__}"
         )
     return model
+
+
+def _known_to(factory: Callable[..., nn.Module], arguments: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what a network of fixed form, as jobs of others have them, does not ask for."""
+    parameters = inspect.signature(factory).parameters
+    if any(item.kind is item.VAR_KEYWORD for item in parameters.values()):
+        return arguments
+    return {name: value for name, value in arguments.items() if name in parameters}
 
 
 def _find(name: str) -> Callable[..., nn.Module]:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import jinja2
 
-from gradward.report.records import FILE_NAME, read_records
+from gradward.report.records import CANARY, FILE_NAME, read_records
+from gradward.report.status import not_finished
 from gradward.report.summary import SiteSummary, summarise
-from gradward.report.table import how_to_read, show
+from gradward.report.table import about_canaries, how_to_read, membership_unknown, show
 
 
 def build_report(run_folder: Path) -> Path:
@@ -31,6 +32,8 @@ def build_report(run_folder: Path) -> Path:
         verdicts=[_verdict(summary) for summary in summarise(records)],
         records=sorted(records, key=lambda record: record.key),
         knowledge={item.attack: item.knowledge for item in records if item.knowledge},
+        not_finished=not_finished(run_folder),
+        about_canaries=about_canaries(records),
         how_to_read=how_to_read(),
     )
     target = run_folder / "report" / "index.html"
@@ -52,10 +55,13 @@ def _verdict(summary: SiteSummary) -> dict[str, str]:
         level, words = "partly", "The attack did better on the update than on its control"
     else:
         level, words = "none", "Not recovered by these attacks within this budget"
+    scorer = "The server" if summary.subject == CANARY else "The site"
     text = (
         f"{words}: round {summary.round}, recovered {show(real.recovered)} "
         f"(control {show(control.recovered if control else None)}), re-identified "
         f"{show(real.reid)} (control {show(control.reid if control else None)}) in a gallery of "
-        f"{real.gallery}. The site scored {summary.scored} of {summary.attempted} attacks."
+        f"{real.gallery}. {scorer} scored {summary.scored} of {summary.attempted} attacks."
     )
+    if summary.membership == "unknown":
+        text += f" {membership_unknown()}"
     return {"site": summary.site, "level": level, "text": text}

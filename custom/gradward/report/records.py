@@ -5,14 +5,22 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-SCHEMA = 1
+from gradward.metrics.scores import Scores
+
+SCHEMA = 2
+# Schema 1 had no `membership`: every site knew which of its images made an update.
+READABLE = (1, SCHEMA)
 FILE_NAME = "leakage.jsonl"
 
+LIVE, CANARY = SUBJECTS = ("live", "canary")
 STATUSES = ("ok", "failed", "skipped", "refused", "unscored", "absent")
+
+# Subject, site, round, attack, whether it is the control, and seed.
+RecordKey = tuple[str, str, int, str, bool, int]
 
 
 @dataclass(frozen=True)
@@ -21,16 +29,22 @@ class LeakageRecord:
 
     Attributes:
         job, seed, subject, site, round, attack: what was attacked; ``subject`` is ``"live"`` for
-            updates of the training itself.
+            updates of the training itself, ``"canary"`` for updates that the sites computed on
+            public images beside it.
         control: True for the same attack on the wrong update.
         status: ``ok`` scored; ``failed`` attack or update unusable; ``skipped`` the attack does not
             apply; ``refused`` the site would not score; ``unscored`` it did not answer; ``absent``
             it sent no update.
         reason: why, where the status is not ``ok``.
-        n_images ... gallery: the site's rounded scores, see ``docs/metrics.md``.
+        n_images ... gallery: the rounded scores, see ``docs/metrics.md``.
+        canaries: different public images behind a canary update; fewer than the site's images
+            where there are not more, which are then used over again.
         prior: what the prior alone scored, by the same names.
         loss, evals, seconds: of the attack.
         knowledge: what the attacker was given, inferred, or lacked.
+        membership: ``known`` where the site scored against the images that made the update,
+            ``unknown`` where it could not tell them from its others and took all; None where
+            nothing was scored.
     """
 
     job: str
@@ -41,7 +55,7 @@ class LeakageRecord:
     control: bool
     status: str
     reason: str = ""
-    subject: str = "live"
+    subject: str = LIVE
     n_images: int | None = None
     ssim: float | None = None
     prior_ssim: float | None = None
@@ -53,22 +67,30 @@ class LeakageRecord:
     rank: float | None = None
     gallery: int | None = None
     leakage: float | None = None
+    canaries: int | None = None
     prior: dict[str, float | None] = field(default_factory=dict)
     loss: float | None = None
     evals: int | None = None
     seconds: float | None = None
     knowledge: dict[str, str] = field(default_factory=dict)
+    membership: str | None = None
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
-        """Refuse an unknown status."""
+        """Refuse an unknown status or subject."""
         if self.status not in STATUSES:
             raise ValueError(f"status must be one of {STATUSES}, got {self.status!r}")
+        if self.subject not in SUBJECTS:
+            raise ValueError(f"subject must be one of {SUBJECTS}, got {self.subject!r}")
 
     @property
-    def key(self) -> tuple[str, int, str, bool, int]:
+    def key(self) -> RecordKey:
         """What a record is unique by."""
-        return (self.site, self.round, self.attack, self.control, self.seed)
+        return (self.subject, self.site, self.round, self.attack, self.control, self.seed)
+
+    def scores(self) -> dict[str, float | None]:
+        """Return the scores by their names; all None where nothing was scored."""
+        return {item.name: getattr(self, item.name) for item in fields(Scores)}
 
 
 class LeakageLog:
@@ -90,10 +112,10 @@ class LeakageLog:
             self._keys.add(record.key)
             return True
 
-    def knows(self, site: str, number: int, attack: str, seed: int) -> bool:
+    def knows(self, subject: str, site: str, number: int, attack: str, seed: int) -> bool:
         """Tell whether the real attack of that round is on record."""
         with self._lock:
-            return (site, number, attack, False, seed) in self._keys
+            return (subject, site, number, attack, False, seed) in self._keys
 
 
 def read_records(path: Path) -> Iterator[LeakageRecord]:
@@ -111,6 +133,8 @@ def read_records(path: Path) -> Iterator[LeakageRecord]:
 
 
 def _parse(values: Any) -> LeakageRecord:
-    if not isinstance(values, dict) or values.get("schema") != SCHEMA:
-        raise ValueError(f"its schema is not {SCHEMA}")
+    if not isinstance(values, dict) or values.get("schema") not in READABLE:
+        raise ValueError(f"its schema is none of {READABLE}")
+    if values["schema"] == 1 and values.get("status") == "ok":
+        values["membership"] = "known"
     return LeakageRecord(**values)

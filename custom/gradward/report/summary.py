@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from gradward.metrics.scores import Comparison, Scores, best_of_attacks
-from gradward.report.records import LeakageRecord
+from gradward.report.records import LeakageRecord, RecordKey
 
 
 @dataclass(frozen=True)
@@ -17,37 +17,42 @@ class SiteSummary:
 
     Attributes:
         site: its name.
+        subject: which of its updates were attacked, see ``LeakageRecord``.
         attempted: attacks on record, controls not counted.
-        scored: how many of them the site scored.
-        statuses: of those it did not score.
+        scored: how many of them were scored.
+        statuses: of those that were not.
         round: the round that gave away most; None where nothing was scored, as the next two.
         attack: the attack that recovered most in it.
         best: best of the attacks in it, for real update, control and prior alike.
+        membership: whether the site knew which images made the update, as in the records.
     """
 
     site: str
+    subject: str
     attempted: int
     scored: int
     statuses: tuple[str, ...]
     round: int | None = None
     attack: str | None = None
     best: Comparison | None = None
+    membership: str | None = None
 
 
 def summarise(records: Sequence[LeakageRecord]) -> list[SiteSummary]:
-    """Summarise a run, site by site."""
-    by_site: dict[str, list[LeakageRecord]] = defaultdict(list)
+    """Summarise a run, site by site; live updates and canaries are never thrown together."""
+    by_site: dict[tuple[str, str], list[LeakageRecord]] = defaultdict(list)
     for record in records:
-        by_site[record.site].append(record)
-    return [_summarise_site(site, own) for site, own in sorted(by_site.items())]
+        by_site[record.site, record.subject].append(record)
+    return [_summarise_site(*key, own) for key, own in sorted(by_site.items())]
 
 
-def _summarise_site(site: str, records: Sequence[LeakageRecord]) -> SiteSummary:
+def _summarise_site(site: str, subject: str, records: Sequence[LeakageRecord]) -> SiteSummary:
     real = [record for record in records if not record.control]
     scored = [record for record in real if record.status == "ok"]
     controls = {record.key: record for record in records if record.control}
     summary = SiteSummary(
         site=site,
+        subject=subject,
         attempted=len(real),
         scored=len(scored),
         statuses=tuple(sorted({record.status for record in real} - {"ok"})),
@@ -62,15 +67,18 @@ def _summarise_site(site: str, records: Sequence[LeakageRecord]) -> SiteSummary:
         for number, attacks in rounds.items()
     }
     worst = max(best, key=lambda number: _severity(best[number].real))
-    attack = max(rounds[worst], key=lambda record: _severity(_scores(record))).attack
-    return replace(summary, round=worst, attack=attack, best=best[worst])
+    strongest = max(rounds[worst], key=lambda record: _severity(_scores(record)))
+    return replace(
+        summary,
+        round=worst,
+        attack=strongest.attack,
+        best=best[worst],
+        membership=strongest.membership,
+    )
 
 
-def _comparison(
-    record: LeakageRecord, controls: dict[tuple[str, int, str, bool, int], LeakageRecord]
-) -> Comparison:
-    site, number, attack, _, seed = record.key
-    control = controls.get((site, number, attack, True, seed))
+def _comparison(record: LeakageRecord, controls: Mapping[RecordKey, LeakageRecord]) -> Comparison:
+    control = controls.get(replace(record, control=True).key)
     return Comparison(
         real=_scores(record),
         control=_scores(control) if control is not None and control.status == "ok" else None,
@@ -79,7 +87,7 @@ def _comparison(
 
 
 def _scores(record: LeakageRecord) -> Scores:
-    return Scores.from_dict({item.name: getattr(record, item.name) for item in fields(Scores)})
+    return Scores.from_dict(record.scores())
 
 
 def _severity(scores: Scores) -> tuple[float, float]:

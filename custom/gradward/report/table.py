@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from gradward.report.records import LeakageRecord
+from gradward.report.records import CANARY, LeakageRecord
 from gradward.report.summary import summarise
 
 
@@ -20,6 +20,8 @@ def leakage_table(records: Sequence[LeakageRecord]) -> Table:
     table = Table(
         title="Worst round, best of attacks; in brackets the control, for SSIM the prior",
         title_justify="left",
+        caption=about_canaries(records),
+        caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=0,
         show_edge=False,
@@ -48,6 +50,17 @@ def leakage_table(records: Sequence[LeakageRecord]) -> Table:
     return table
 
 
+def about_canaries(records: Sequence[LeakageRecord]) -> str | None:
+    """One plain sentence about a canary audit, None where patients' updates were attacked."""
+    if not any(record.subject == CANARY for record in records):
+        return None
+    return (
+        "Public canary images were attacked here, no patient's image: the figures tell what the "
+        "training pipeline leaks of such images, not what a model has memorised nor who was in the "
+        "training, and a site's own images may be easier or harder to rebuild."
+    )
+
+
 def show(value: float | None) -> str:
     """Two decimals, or a dash where there is no value."""
     # Adding 0 turns the -0.0 of a tiny negative value into 0.0.
@@ -62,4 +75,13 @@ def how_to_read() -> str:
         "nearer to them than to any other of at least 100. Control: the same attack on an update "
         "of other images; only what exceeds it was leaked. A low figure means: not recovered by "
         "these attacks within this budget. It never means: safe."
+    )
+
+
+def membership_unknown() -> str:
+    """What to bear in mind where a site could not tell which images made its update."""
+    return (
+        "Membership in the round is unknown: each reconstruction was set beside the likest of all "
+        "images of the site, as was its control. Chance is higher than with known images, and only "
+        "what exceeds the control counts."
     )

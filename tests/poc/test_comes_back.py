@@ -1,0 +1,102 @@
+"""A site and a server that are killed in the middle of a round, and come back by themselves."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nvflare.fuel.flare_api.api_spec import InternalError
+from nvflare.fuel.flare_api.flare_api import new_secure_session
+
+from gradward.flare.submission import SubmissionError, Submitted, submit_job
+from gradward.report.status import not_finished
+
+from .federation import LEAD, SITES, Provisioned, records_in, tiny_job
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provisioned]:
+    provisioned = Provisioned(tmp_path_factory.mktemp("comes_back"))
+    provisioned.provision()
+    provisioned.configure({})
+    try:
+        provisioned.start()
+        yield provisioned
+    finally:
+        provisioned.stop()
+
+
+def job_of_rounds(folder: Path, rounds: int) -> Path:
+    job = tiny_job(folder / "job", custom=False)
+    job.workflow(num_rounds=rounds, wait_time_after_min_received=10)
+    job.audit(score_timeout=20)
+    return job.write()
+
+
+class KillsOnce:
+    """Kills a party when the job is in its second round."""
+
+    def __init__(self, federation: Provisioned, party: str) -> None:
+        self._federation, self._party = federation, party
+        self.done = threading.Event()
+
+    def __call__(self, status: dict[str, Any]) -> None:
+        if status.get("round", 0) >= 1 and not self.done.is_set():
+            self.done.set()
+            self._federation.kill(self._party)
+
+
+@pytest.fixture(scope="module")
+def without_a_site(federation: Provisioned, tmp_path_factory: pytest.TempPathFactory) -> Submitted:
+    kills = KillsOnce(federation, "site-3")
+    job = job_of_rounds(tmp_path_factory.mktemp("job"), 6)
+    kit, out = federation.kits / LEAD, federation.folder / "results"
+    ended = submit_job(job, kit, out, timeout=300, watch=kills)
+    assert kills.done.is_set()
+    return ended
+
+
+def test_the_others_go_on_without_a_killed_site(without_a_site: Submitted) -> None:
+    records = [record for record in records_in(without_a_site.folder) if not record.control]
+    for site in ("site-1", "site-2"):
+        assert {r.round for r in records if (r.site, r.status) == (site, "ok")} == set(range(6))
+
+
+def test_each_update_of_it_is_on_record_once(without_a_site: Submitted) -> None:
+    records = records_in(without_a_site.folder)
+    assert len({record.key for record in records}) == len(records)
+    lost = {r.round: r.status for r in records if r.site == "site-3" and not r.control}
+    assert set(lost) == set(range(6)) and lost[5] == "absent"
+    assert not_finished(without_a_site.folder) is None
+
+
+def test_nvflare_restores_no_job_of_a_killed_server(
+    federation: Provisioned, without_a_site: Submitted, tmp_path: Path
+) -> None:
+    """The server is back within seconds; its job is not, and its folder says what is missing."""
+    federation.await_sites()
+    kills = KillsOnce(federation, "server")
+    job, kit = job_of_rounds(tmp_path / "first", 20), federation.kits / LEAD
+    with pytest.raises(SubmissionError, match="no longer answers"):
+        submit_job(job, kit, tmp_path / "out", timeout=120, watch=kills)
+    federation.await_sites()
+    session = new_secure_session(LEAD, str(kit), timeout=30)
+    try:
+        (latest,) = [item for item in session.list_jobs() if item["status"] == "RUNNING"]
+        name = latest["job_id"]
+        folder = federation.kits / "server" / name
+        before = (folder / "log.txt").stat().st_mtime
+        time.sleep(10)
+        assert (folder / "log.txt").stat().st_mtime == before, "nobody works on it"
+        with pytest.raises(InternalError, match="not running"):
+            session.abort_job(name)
+    finally:
+        session.close()
+    assert "audits were open" in (not_finished(folder) or "")
+    ended = submit_job(job_of_rounds(tmp_path / "again", 1), kit, tmp_path / "out", timeout=200)
+    scored = {record.site for record in records_in(ended.folder) if record.status == "ok"}
+    assert scored == set(SITES)
