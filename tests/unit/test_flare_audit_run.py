@@ -35,6 +35,7 @@ import numpy as np
 for line in sys.stdin:
     request = json.loads(line)
     entry = Path(request["entry"])
+    (entry / ("on-" + request["device"])).touch()
     if (entry.parent / "hang").exists():
         import time; time.sleep(60)
     images = np.zeros((1, 3, 32, 32), np.float32)
@@ -85,7 +86,7 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
         )
         run = AuditRun(
             experiment,
-            Site("server", tmp_path, tmp_path),
+            Site("server", tmp_path, tmp_path, **changes.pop("server", {})),
             replace(settings, **changes),
             LeakageLog(tmp_path / "leakage.jsonl"),
             log=lambda message: None,
@@ -120,6 +121,17 @@ def test_an_audit_leaves_two_records_and_an_empty_spool(
     wait_for(lambda: {f.name for f in spool.iterdir()} == {"prior.npy", "control.npz"})
     run.stop()
     assert not spool.exists()
+
+
+def test_each_worker_computes_on_its_own_device(make_run: Callable[..., AuditRun]) -> None:
+    run = make_run(workers=3, server={"audit_devices": ("one", "two")})
+    spool = run._spool.folder
+    (spool / "hang").touch()
+    run.remember_global(0, ARRAYS)
+    for site in ("site-1", "site-2", "site-3"):
+        run.submit(CapturedUpdate(site, 0, ARRAYS))
+    wait_for(lambda: len(list(spool.glob("*/on-*"))) == 3)
+    assert sorted(file.name for file in spool.glob("*/on-*")) == ["on-one", "on-one", "on-two"]
 
 
 def test_the_spool_is_closed_to_others(make_run: Callable[..., AuditRun]) -> None:

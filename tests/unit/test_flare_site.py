@@ -41,6 +41,12 @@ def test_a_site_entry_goes_over_the_top_level(tmp_path: Path) -> None:
     assert read_settings(tmp_path / "local", "site-2")["threads"] == 3
 
 
+def test_audits_compute_on_the_servers_device_unless_it_lists_others(tmp_path: Path) -> None:
+    assert open_site(context(tmp_path)).audit_devices == ("cpu",)
+    settings(tmp_path, audit_devices=["cpu", "cpu:0"])
+    assert open_site(context(tmp_path)).audit_devices == ("cpu", "cpu:0")
+
+
 def test_private_root_is_in_the_kit_and_closed_to_others(tmp_path: Path) -> None:
     site = open_site(context(tmp_path))
     assert site.private == tmp_path / "gradward"
@@ -84,6 +90,8 @@ def test_environment_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ({"dta": {}}, "unknown entries"),
         ({"device": "cuda:63"}, "CUDA devices are"),
         ({"device": "abacus"}, "not known"),
+        ({"audit_devices": "cpu"}, "audit_devices"),
+        ({"audit_devices": ["cpu", "cuda:63"]}, "CUDA devices are"),
         ({"threads": 0}, "threads"),
         ({"data": []}, "data"),
         ({"scoring": {"max_answers": -1}}, "max_answers"),

@@ -7,6 +7,7 @@ import queue
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import cycle
 
 import numpy as np
 
@@ -64,7 +65,6 @@ class AuditRun:
         """
         self.courier = Courier(settings.score_timeout)
         self._experiment = experiment
-        self._server = server
         self._settings = settings
         self._records = AuditRecords(
             log_file,
@@ -87,8 +87,9 @@ class AuditRun:
             for _ in range(settings.workers)
         ]
         threading.Thread(target=self._spool_forever, daemon=True).start()
-        for worker in self._workers:
-            threading.Thread(target=self._attack_forever, args=(worker,), daemon=True).start()
+        for worker, device in zip(self._workers, cycle(server.audit_devices), strict=False):
+            arguments = (worker, device)
+            threading.Thread(target=self._attack_forever, args=arguments, daemon=True).start()
 
     @property
     def open_audits(self) -> int:
@@ -186,7 +187,7 @@ class AuditRun:
 
     # Attacks -------------------------------------------------------------------------------------
 
-    def _attack_forever(self, worker: WorkerProcess) -> None:
+    def _attack_forever(self, worker: WorkerProcess, device: str) -> None:
         with contextlib.suppress(DataError, SiteSettingsError, WorkerError, OSError):
             # What is wrong is told with the first update; this is to have it ready by then.
             worker.start()
@@ -196,7 +197,7 @@ class AuditRun:
             if not self._open.has(update.site, update.round):
                 continue
             try:
-                self._attack(worker, update)
+                self._attack(worker, device, update)
             except (AttackFailed, WorkerError, DataError, SiteSettingsError) as error:
                 self._fail(update.site, update.round, str(error))
             except Exception as error:
@@ -204,10 +205,8 @@ class AuditRun:
                 self._fail(update.site, update.round, reason)
                 self._log(f"an audit failed with {type(error).__name__}: {error}")
 
-    def _attack(self, worker: WorkerProcess, update: CapturedUpdate) -> None:
-        found = attack_update(
-            worker, update, self._experiment, self._settings, self._spool, self._server.device
-        )
+    def _attack(self, worker: WorkerProcess, device: str, update: CapturedUpdate) -> None:
+        found = attack_update(worker, update, self._experiment, self._settings, self._spool, device)
         told, public = update.canaries, self._spool.public()
         if told is not None:
             # On record is how many different ones there were.

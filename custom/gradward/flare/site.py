@@ -35,6 +35,7 @@ SETTINGS_FILE = "gradward.json"
 SETTINGS_KEYS = (
     "data",
     "device",
+    "audit_devices",
     "threads",
     "scope",
     "scoring",
@@ -56,6 +57,7 @@ class Site:
         job_folder: its private folder of this job.
         data: its own data specifications by data set name.
         device: where it computes.
+        audit_devices: of a server, where its attack workers compute, one after the other.
         threads: CPU threads of its computations; None leaves torch's choice.
         scoring: its policy for the audit's questions.
         perturbation: its own limits of the perturbation.
@@ -68,6 +70,7 @@ class Site:
     job_folder: Path
     data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     device: str = "cpu"
+    audit_devices: tuple[str, ...] = ("cpu",)
     threads: int | None = None
     scoring: ScoringPolicy = field(default_factory=ScoringPolicy)
     perturbation: PerturbationPolicy = field(default_factory=PerturbationPolicy)
@@ -162,15 +165,23 @@ def open_site(fl_ctx: FLContext) -> Site:
     data = settings.get("data", {})
     if not isinstance(data, dict) or not all(isinstance(spec, dict) for spec in data.values()):
         raise SiteSettingsError("'data' must map data set names to objects")
+    device = choose_device(os.environ.get("GRADWARD_DEVICE") or settings.get("device"))
     return Site(
         name=name,
         private=private,
         job_folder=job_folder,
         data=data,
-        device=choose_device(os.environ.get("GRADWARD_DEVICE") or settings.get("device")),
+        device=device,
+        audit_devices=_audit_devices(settings.get("audit_devices", [device])),
         threads=threads,
         **vars(read_policies(settings)),
     )
+
+
+def _audit_devices(settings: Any) -> tuple[str, ...]:
+    if not isinstance(settings, list) or not settings:
+        raise SiteSettingsError(f"'audit_devices' must be a list of devices, got {settings!r}")
+    return tuple(choose_device(setting) for setting in settings)
 
 
 def _check_scope(wanted: Any, fl_ctx: FLContext) -> None:
