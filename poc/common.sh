@@ -18,7 +18,7 @@ flare() {
     HOME="$CONFIG_HOME" nvflare "$@" </dev/null
 }
 
-# Processes that were started from the kits of this federation and live.
+# Live processes of this federation's server and sites, their watchdogs included; not the consoles.
 processes() {
-    pgrep -f "$POC/workspace/gradward/" || true
+    pgrep -f "nvflare\.private\..*$KITS/|$KITS/.*/sub_start\.sh" || true
 }
