@@ -60,7 +60,7 @@ def submitted(poc: Poc, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 
 def test_a_submitted_job_is_followed_and_reported(submitted: tuple[Path, str]) -> None:
     folder, said = submitted
-    assert re.search(r"quickstart: training, round \d of 2", said)
+    assert re.search(r"quickstart: (training|auditing), round \d of 2", said)
     assert "site-1" in said and "Recovered" in said
     assert "<html" in (folder / "report" / "index.html").read_text()
 
