@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -107,8 +108,14 @@ class Provisioned:
     folder: Path
 
     def provision(self) -> None:
-        """Make the kits."""
-        project = ROOT / "poc" / "project.yml"
+        """Make the kits, with ports that nobody uses: those of another test may not be free yet."""
+        text = (ROOT / "poc" / "project.yml").read_text()
+        with socket.socket() as one, socket.socket() as other:
+            for bound, port in ((one, "8102"), (other, "8103")):
+                bound.bind(("localhost", 0))
+                text = text.replace(port, str(bound.getsockname()[1]))
+        project = self.folder / "project.yml"
+        project.write_text(text)
         run(
             ["nvflare", "provision", "-p", project, "-w", self.folder / "ws"], HOME=str(self.folder)
         )
