@@ -26,6 +26,7 @@ from ..integration.harness import ROOT, TINY_AUDIT, JobVariant
 SITES = ("site-1", "site-2", "site-3")
 BIN = Path(sys.executable).parent
 ADMIN, LEAD = "admin@gradward.example", "lead@gradward.example"
+RESEARCHER = "researcher@gradward.example"
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gradward.flare.submission import Submitted
+from gradward.flare.submission import SubmissionError, Submitted
 
-from .federation import BIN, SITES, Provisioned, records_in, run, tiny_job
+from .federation import BIN, RESEARCHER, SITES, Provisioned, records_in, run, tiny_job
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,12 @@ def test_the_strict_site_sends_no_raw_update(finished: Submitted) -> None:
 def test_the_strict_site_says_why(federation: Provisioned, finished: Submitted) -> None:
     log = (federation.kits / "site-1" / finished.job / "log.txt").read_text()
     assert "trains on perturbed images only" in log
+
+
+def test_who_may_not_submit_is_told_so(federation: Provisioned, tmp_path: Path) -> None:
+    job = tiny_job(tmp_path / "job", custom=False)
+    with pytest.raises(SubmissionError, match="no right to submit"):
+        federation.submit(job.folder, RESEARCHER)
 
 
 def test_a_job_with_code_is_refused(federation: Provisioned, tmp_path: Path) -> None:

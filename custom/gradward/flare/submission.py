@@ -14,10 +14,12 @@ from typing import Any
 from nvflare.apis.job_def import JobMetaKey, RunStatus
 from nvflare.fuel.flare_api.api_spec import (
     AuthenticationError,
+    AuthorizationError,
     InternalError,
     InvalidJobDefinition,
     MonitorReturnCode,
     NoConnection,
+    SessionClosed,
 )
 from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 
@@ -84,10 +86,15 @@ def submit_job(
         ) from None
     try:
         return _carry_through(session, job, out, timeout, watch)
-    except (NoConnection, InternalError) as error:
+    except AuthorizationError:
         raise SubmissionError(
-            f"the server no longer answers ({type(error).__name__}); what becomes of the job it "
-            "will tell with `list_jobs`"
+            f"{user!r} has no right to submit {job}: take the kit of a lead or project_admin, or "
+            "ask the server's operator for the right in its local/authorization.json"
+        ) from None
+    except (NoConnection, SessionClosed, InternalError) as error:
+        raise SubmissionError(
+            f"the server no longer answers ({type(error).__name__}: {error}); what becomes of the "
+            "job it will tell with `list_jobs`"
         ) from None
     finally:
         session.close()
@@ -109,13 +116,14 @@ def _carry_through(
         except InvalidJobDefinition as error:
             raise SubmissionError(f"{job} was refused: {error}") from None
 
-    running_since: list[float] = []
+    started: float | None = None
 
     def follow(session: Session, name: str, meta: Mapping[str, Any]) -> bool:
+        nonlocal started
         if meta.get(JobMetaKey.STATUS.value) == RunStatus.RUNNING.value:
-            running_since.append(time.monotonic())
+            started = started or time.monotonic()
             # Before its engine is up the job's process answers such a question with a traceback.
-            if running_since[-1] - running_since[0] > START_SECONDS:
+            if time.monotonic() - started > START_SECONDS:
                 watch(_status_of(session, name))
         return True
 
