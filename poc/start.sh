@@ -3,11 +3,12 @@
 #
 #   poc/start.sh                     CPU only
 #   GPUS="0 1 2" poc/start.sh        these GPUs, dealt out to the sites
-#   POLICY=guarded poc/start.sh      another policy of poc/site-policies
+#   POLICY=guarded poc/start.sh      another policy of poc/site-policies for all sites
+#   POLICY="strict audit-only audit-only" poc/start.sh       one for each
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 GPUS="${GPUS:-}"
-POLICY="${POLICY:-audit-only}"
+read -r -a POLICIES <<<"${POLICY:-audit-only}"
 
 if [ -n "$(processes)" ]; then
     echo "The federation in $POC is running; stop it first: make poc-stop" >&2
@@ -18,10 +19,12 @@ flare poc prepare -i "$ROOT/poc/project.yml" --force
 
 # What NVFlare leaves to each party: see docs/deployment.md.
 gradward configure "$KITS/server" --settings "$ROOT/poc/sites/server.json"
-for site in site-1 site-2 site-3; do
+for number in 1 2 3; do
+    site="site-$number"
+    policy="${POLICIES[number - 1]:-${POLICIES[0]}}"
     gradward configure "$KITS/$site" \
         --settings "$ROOT/poc/sites/$site.json" \
-        --policy "$ROOT/poc/site-policies/$POLICY" \
+        --policy "$ROOT/poc/site-policies/$policy" \
         --gpus "$([ -n "$GPUS" ] && echo 1 || echo 0)"
 done
 
