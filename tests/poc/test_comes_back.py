@@ -5,15 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from nvflare.fuel.flare_api.api_spec import InternalError
 from nvflare.fuel.flare_api.flare_api import new_secure_session
 
 from gradward.flare.submission import SubmissionError, Submitted, submit_job
-from gradward.report.status import not_finished
+from gradward.report.status import not_finished, read_status
 
 from .federation import LEAD, SITES, Provisioned, records_in, tiny_job
 
@@ -37,26 +37,36 @@ def job_of_rounds(folder: Path, rounds: int) -> Path:
     return job.write()
 
 
-class KillsOnce:
-    """Kills a party when the job is in its second round."""
+@contextmanager
+def killing(federation: Provisioned, party: str) -> Iterator[threading.Event]:
+    """Kill a party as soon as the next job is in its second round; the event tells that it was."""
+    server, done, over = federation.kits / "server", threading.Event(), threading.Event()
+    earlier = set(server.iterdir())
 
-    def __init__(self, federation: Provisioned, party: str) -> None:
-        self._federation, self._party = federation, party
-        self.done = threading.Event()
+    def watch() -> None:
+        while not over.wait(0.05):
+            for folder in set(server.iterdir()) - earlier:
+                if read_status(folder).get("round", 0) >= 1:
+                    federation.kill(party)
+                    done.set()
+                    return
 
-    def __call__(self, status: dict[str, Any]) -> None:
-        if status.get("round", 0) >= 1 and not self.done.is_set():
-            self.done.set()
-            self._federation.kill(self._party)
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield done
+    finally:
+        over.set()
+        watcher.join()
 
 
 @pytest.fixture(scope="module")
 def without_a_site(federation: Provisioned, tmp_path_factory: pytest.TempPathFactory) -> Submitted:
-    kills = KillsOnce(federation, "site-3")
     job = job_of_rounds(tmp_path_factory.mktemp("job"), 6)
     kit, out = federation.kits / LEAD, federation.folder / "results"
-    ended = submit_job(job, kit, out, timeout=300, watch=kills)
-    assert kills.done.is_set()
+    with killing(federation, "site-3") as killed:
+        ended = submit_job(job, kit, out, timeout=300)
+    assert killed.is_set()
     return ended
 
 
@@ -79,10 +89,9 @@ def test_nvflare_restores_no_job_of_a_killed_server(
 ) -> None:
     """The server is back within seconds; its job is not, and its folder says what is missing."""
     federation.await_sites()
-    kills = KillsOnce(federation, "server")
     job, kit = job_of_rounds(tmp_path / "first", 20), federation.kits / LEAD
-    with pytest.raises(SubmissionError, match="no longer answers"):
-        submit_job(job, kit, tmp_path / "out", timeout=120, watch=kills)
+    with killing(federation, "server"), pytest.raises(SubmissionError, match="no longer answers"):
+        submit_job(job, kit, tmp_path / "out", timeout=120)
     federation.await_sites()
     session = new_secure_session(LEAD, str(kit), timeout=30)
     try:
