@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gradward.flare.simulator import SimulatedRun, run_in_simulator
+from gradward.flare.submission import Submitted
 from gradward.report.records import FILE_NAME, LeakageRecord, read_records
 
 ROOT = Path(__file__).parents[2]
@@ -98,8 +99,8 @@ def simulate(
     )
 
 
-def records_of(run: SimulatedRun) -> list[LeakageRecord]:
-    """The run's leakage records."""
+def records_of(run: SimulatedRun | Submitted) -> list[LeakageRecord]:
+    """The leakage records of a run, simulated or submitted."""
     return list(read_records(run.folder / FILE_NAME))
 
 

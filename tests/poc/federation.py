@@ -19,7 +19,7 @@ from nvflare.fuel.flare_api.api_spec import NoConnection
 from nvflare.fuel.flare_api.flare_api import new_secure_session
 
 from gradward.flare.submission import Submitted, submit_job
-from gradward.report.records import FILE_NAME, LeakageRecord, read_records
+from gradward.report.records import LeakageRecord
 
 from ..integration.harness import ROOT, TINY_AUDIT, JobVariant
 
@@ -74,10 +74,18 @@ def processes_of(folder: Path) -> list[psutil.Process]:
     """Live processes that were started from a folder."""
     found = []
     for process in psutil.process_iter(["cmdline", "status"]):
-        words = " ".join(process.info["cmdline"] or ())
-        if f"{folder}/" in words and process.pid != os.getpid():
+        words = " ".join(process.info["cmdline"] or ()) + " "
+        named = f"{folder}/" in words or f"{folder} " in words
+        if named and process.pid != os.getpid():
             found.append(process)
     return found
+
+
+def kill_all(processes: Sequence[psutil.Process]) -> None:
+    """End processes, of which some may have ended by themselves."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 @dataclass
@@ -182,24 +190,13 @@ class Provisioned:
         """Kill what was started; how a federation is shut down is NVFlare's own matter."""
         deadline = time.monotonic() + 30
         while (found := processes_of(self.kits)) and time.monotonic() < deadline:
-            for process in found:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
+            kill_all(found)
             time.sleep(0.5)
 
     def kill(self, party: str) -> None:
         """End a party's processes as a power failure does; its watchdog starts it again."""
-        for process in processes_of(self.kits):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                words = process.cmdline()
-                own = any(word.startswith(str(self.kits / party)) for word in words)
-                if own and "nvflare" in " ".join(words):
-                    process.kill()
-
-
-def records_in(folder: Path) -> list[LeakageRecord]:
-    """Records of a downloaded result."""
-    return list(read_records(folder / FILE_NAME))
+        found = processes_of(self.kits / party)
+        kill_all([one for one in found if "nvflare" in " ".join(one.info["cmdline"])])
 
 
 def scores_of(records: Sequence[LeakageRecord]) -> dict[tuple[Any, ...], dict[str, float | None]]:

@@ -15,7 +15,8 @@ from nvflare.fuel.flare_api.flare_api import new_secure_session
 from gradward.flare.submission import SubmissionError, Submitted, submit_job
 from gradward.report.status import not_finished, read_status
 
-from .federation import LEAD, SITES, Provisioned, records_in, tiny_job
+from ..integration.harness import records_of
+from .federation import LEAD, SITES, Provisioned, tiny_job
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +72,13 @@ def without_a_site(federation: Provisioned, tmp_path_factory: pytest.TempPathFac
 
 
 def test_the_others_go_on_without_a_killed_site(without_a_site: Submitted) -> None:
-    records = [record for record in records_in(without_a_site.folder) if not record.control]
+    records = [record for record in records_of(without_a_site) if not record.control]
     for site in ("site-1", "site-2"):
         assert {r.round for r in records if (r.site, r.status) == (site, "ok")} == set(range(6))
 
 
 def test_each_update_of_it_is_on_record_once(without_a_site: Submitted) -> None:
-    records = records_in(without_a_site.folder)
+    records = records_of(without_a_site)
     assert len({record.key for record in records}) == len(records)
     lost = {r.round: r.status for r in records if r.site == "site-3" and not r.control}
     assert set(lost) == set(range(6)) and lost[5] == "absent"
@@ -107,5 +108,5 @@ def test_nvflare_restores_no_job_of_a_killed_server(
         session.close()
     assert "audits were open" in (not_finished(folder) or "")
     ended = submit_job(job_of_rounds(tmp_path / "again", 1), kit, tmp_path / "out", timeout=200)
-    scored = {record.site for record in records_in(ended.folder) if record.status == "ok"}
+    scored = {record.site for record in records_of(ended) if record.status == "ok"}
     assert scored == set(SITES)

@@ -15,7 +15,7 @@ from gradward.flare.experiment import Experiment
 from gradward.flare.recipe import AuditRecipe
 from gradward.report.records import read_records
 
-from ..integration.harness import simulate, tensorboard_scalars
+from ..integration.harness import records_of, simulate, tensorboard_scalars
 from .federation import ADMIN, LEAD, SITES, Poc, environment, processes_of, run, scores_of, tiny_job
 
 JOB_ID = "([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
@@ -77,7 +77,7 @@ def test_the_figures_are_those_of_the_simulator(
     submitted: tuple[Path, str], tmp_path: Path
 ) -> None:
     finished = simulate(tiny_job(tmp_path / "job"), tmp_path / "run", SITES, {"threads": 1})
-    simulated = scores_of(list(read_records(finished.folder / "leakage.jsonl")))
+    simulated = scores_of(records_of(finished))
     submitted_scores = scores_of(list(read_records(submitted[0] / "leakage.jsonl")))
     assert simulated.keys() == submitted_scores.keys() and len(simulated) == 12
     for key, scores in simulated.items():

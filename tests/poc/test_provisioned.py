@@ -9,7 +9,8 @@ import pytest
 
 from gradward.flare.submission import SubmissionError, Submitted
 
-from .federation import BIN, RESEARCHER, SITES, Provisioned, records_in, run, tiny_job
+from ..integration.harness import records_of
+from .federation import BIN, RESEARCHER, SITES, Provisioned, run, tiny_job
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +35,12 @@ def finished(federation: Provisioned, tmp_path_factory: pytest.TempPathFactory) 
 
 def test_a_job_without_code_runs_where_byoc_is_forbidden(finished: Submitted) -> None:
     assert finished.completed
-    scored = {record.site for record in records_in(finished.folder) if record.status == "ok"}
+    scored = {record.site for record in records_of(finished) if record.status == "ok"}
     assert scored == {"site-2", "site-3"}
 
 
 def test_the_strict_site_sends_no_raw_update(finished: Submitted) -> None:
-    of_site = [record for record in records_in(finished.folder) if record.site == "site-1"]
+    of_site = [record for record in records_of(finished) if record.site == "site-1"]
     assert of_site and {record.status for record in of_site} == {"absent"}
     log = (finished.folder / "log.txt").read_text()
     assert "Contribution from site-2 ACCEPTED" in log

@@ -18,7 +18,6 @@ from nvflare.apis.signal import Signal
 from torch import nn
 
 from gradward.data import PublicSet, load_public_set
-from gradward.defenses.acceptance import Acceptance
 from gradward.defenses.noise import SECRET_FILE
 from gradward.flare.canary_protocol import CanaryOrder
 from gradward.flare.perturber import Perturbation
@@ -57,23 +56,6 @@ def public_set() -> PublicSet:
     return load_public_set(
         {"format": "embedded"}, name="histology", image_size=(32, 32), channels=3
     )
-
-
-def accept_perturbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Accept every perturber: the attacker that judges one takes a minute to train."""
-    accepted = Acceptance(
-        linkage=0.06,
-        linkage_bound=0.12,
-        gallery=16,
-        relative_mse=0.98,
-        method="wiener",
-        victims=16,
-        accepted=True,
-    )
-    fit = "gradward.defenses.perturbation_fit"
-    monkeypatch.setattr(f"{fit}.judge_channel", lambda *rest, **more: accepted)
-    # No public image is held out for that attacker: the embedded ones just suffice for a fit.
-    monkeypatch.setattr(f"{fit}._ENOUGH_VICTIMS", 1)
 
 
 def fix_secrets(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.fl_component import FLComponent
@@ -18,6 +19,7 @@ from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
 
 from gradward.data import ImageSet
+from gradward.defenses.acceptance import Acceptance
 from gradward.defenses.noise import load_secret
 from gradward.flare.experiment import Experiment
 from gradward.flare.perturber import Perturbation, PerturbedImages
@@ -26,6 +28,30 @@ from gradward.flare.trainer import LocalTrainer
 from gradward.training import Batch, state_copy
 
 from .fake_engine import context
+
+ACCEPTED = Acceptance(
+    linkage=0.0625,
+    linkage_bound=0.12,
+    gallery=16,
+    relative_mse=0.98765,
+    method="wiener",
+    victims=16,
+    accepted=True,
+)
+
+
+def accept_perturbers(monkeypatch: pytest.MonkeyPatch) -> list[Acceptance]:
+    """Accept every perturber: the attacker that judges one takes a minute to train.
+
+    Returns:
+        The verdict, as the only entry of a list; another one put there is found instead.
+    """
+    found = [ACCEPTED]
+    fit = "gradward.defenses.perturbation_fit"
+    monkeypatch.setattr(f"{fit}.judge_channel", lambda *rest, **more: found[0])
+    # No public image is held out for that attacker: the embedded ones just suffice for a fit.
+    monkeypatch.setattr(f"{fit}._ENOUGH_VICTIMS", 1)
+    return found
 
 
 def experiment(**changes: Any) -> Experiment:

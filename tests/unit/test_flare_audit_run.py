@@ -8,7 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from gradward.flare.audit_spool import CapturedUpdate, remove_orphans
 from gradward.flare.experiment import Experiment
 from gradward.flare.protocol import SCORE_NAMES, ScoreReply
 from gradward.flare.site import Site
-from gradward.report.records import LeakageLog, read_records
+from gradward.report.records import LeakageLog, LeakageRecord, read_records
 
 from .test_flare_courier import FakeEngine, FakeWorkflow
 
@@ -65,15 +66,24 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-@pytest.fixture
-def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., AuditRun]]:
+@contextmanager
+def audit_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **always: Any
+) -> Iterator[Callable[..., AuditRun]]:
+    """Make runs whose attacks cost nothing, all with ``always`` in their settings."""
     (tmp_path / "fake_attack.py").write_text(FAKE_ATTACK)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     runs: list[AuditRun] = []
 
-    def make(**changes: Any) -> AuditRun:
-        experiment = Experiment("bn_cnn", "histology", [32, 32], 3, 2)
-        experiment.public_checksum = changes.pop("public_checksum", None)
+    def make(
+        public_checksum: str | None = None,
+        server: Mapping[str, Any] | None = None,
+        recorded: Callable[[LeakageRecord], None] = lambda record: None,
+        **changes: Any,
+    ) -> AuditRun:
+        experiment = Experiment(
+            "bn_cnn", "histology", [32, 32], 3, 2, public_checksum=public_checksum
+        )
         settings = AuditSettings(
             job="job-1",
             attacks=[{"name": "batchnorm"}],
@@ -86,18 +96,27 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
         )
         run = AuditRun(
             experiment,
-            Site("server", tmp_path, tmp_path, **changes.pop("server", {})),
-            replace(settings, **changes),
+            Site("server", tmp_path, tmp_path, **(server or {})),
+            replace(settings, **always, **changes),
             LeakageLog(tmp_path / "leakage.jsonl"),
             log=lambda message: None,
             changed=lambda **values: None,
+            recorded=recorded,
         )
         runs.append(run)
         return run
 
-    yield make
-    for run in runs:
-        run.stop()
+    try:
+        yield make
+    finally:
+        for run in runs:
+            run.stop()
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., AuditRun]]:
+    with audit_runs(tmp_path, monkeypatch) as make:
+        yield make
 
 
 def audit_one(run: AuditRun) -> None:

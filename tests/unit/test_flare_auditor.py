@@ -22,7 +22,7 @@ from nvflare.app_common.app_event_type import AppEventType
 from gradward.flare.auditor import InversionAuditor
 from gradward.flare.experiment import Experiment
 from gradward.report.records import read_records
-from gradward.report.status import read_status
+from gradward.report.status import not_finished, read_status
 
 from .fake_engine import FakeEngine, context
 from .test_flare_audit_run import FAKE_ATTACK, AnsweringWorkflow, wait_for
@@ -129,6 +129,7 @@ def test_rounds_that_nobody_ends_are_closed_by_the_next_and_by_the_drain(server:
         ("site-2", 1, "absent"),
     }
     assert read_status(server.root / "job-1")["sites"] == 2
+    assert not_finished(server.root / "job-1") is None, "the drain's page has everything"
 
 
 @pytest.mark.parametrize("kind", [DataKind.WEIGHTS, DataKind.WEIGHT_DIFF])

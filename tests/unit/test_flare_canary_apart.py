@@ -27,13 +27,13 @@ from gradward.flare.update_filters import UpdateNoise, UpdatePruning
 from .canary_desk import (
     QUICK,
     WITH_DROPOUT,
-    accept_perturbers,
     arrays_of,
     federation,
     fix_secrets,
     keep_secret,
     public_set,
 )
+from .flare_desk import accept_perturbers
 
 
 @pytest.fixture(autouse=True)

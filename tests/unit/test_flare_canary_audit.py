@@ -21,7 +21,6 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
 from gradward.data import PublicSet, load_public_set
-from gradward.flare.audit_attack import AuditSettings
 from gradward.flare.audit_run import AuditRun
 from gradward.flare.auditor import InversionAuditor
 from gradward.flare.canary import CANARY_IMAGES_META, CANARY_TASK, pinned_canaries
@@ -29,11 +28,10 @@ from gradward.flare.canary_protocol import CHECKSUM_HEADER, CanaryOrder
 from gradward.flare.canary_scoring import score_canaries
 from gradward.flare.experiment import Experiment
 from gradward.flare.protocol import ScoreRequest
-from gradward.flare.site import Site
 from gradward.flare.states import MessageError
 from gradward.report.records import LeakageLog, LeakageRecord, read_records
 
-from .test_flare_audit_run import FAKE_ATTACK, wait_for
+from .test_flare_audit_run import audit_runs, wait_for
 from .test_flare_courier import FakeEngine, FakeWorkflow
 
 WEIGHTS = {"weight": np.ones(3, np.float32), "count": np.array(2.5)}
@@ -54,41 +52,9 @@ def public() -> PublicSet:
 
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., AuditRun]]:
-    """Start runs whose attacks cost nothing."""
-    (tmp_path / "fake_attack.py").write_text(FAKE_ATTACK)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    runs: list[AuditRun] = []
-
-    def make(public_checksum: str | None = None, **callbacks: Any) -> AuditRun:
-        experiment = Experiment(
-            "bn_cnn", "histology", [32, 32], 3, 2, public_checksum=public_checksum
-        )
-        settings = AuditSettings(
-            job="job-1",
-            attacks=[{"name": "batchnorm"}],
-            budget={"evaluations": 5},
-            workers=1,
-            attack_timeout=30,
-            score_timeout=30,
-            keep_in=None,
-            worker_module="fake_attack",
-            subject="canary",
-        )
-        silent: dict[str, Any] = {"log": lambda line: None, "changed": lambda **values: None}
-        runs.append(
-            AuditRun(
-                experiment,
-                Site("server", tmp_path, tmp_path),
-                settings,
-                LeakageLog(tmp_path / "leakage.jsonl"),
-                **silent | callbacks,
-            )
-        )
-        return runs[-1]
-
-    yield make
-    for run in runs:
-        run.stop()
+    """Start runs of canaries."""
+    with audit_runs(tmp_path, monkeypatch, subject="canary") as make:
+        yield make
 
 
 def ordered(run: AuditRun) -> FakeWorkflow:

@@ -29,12 +29,12 @@ from .canary_desk import (
     QUICK,
     SECRET,
     Federation,
-    accept_perturbers,
     arrays_of,
     federation,
     public_set,
     remember_batches,
 )
+from .flare_desk import accept_perturbers
 
 
 @pytest.fixture

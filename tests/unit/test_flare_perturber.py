@@ -25,31 +25,16 @@ from gradward.flare.perturber_store import LEDGER_FILE
 from gradward.flare.seeds import secret_generator
 from gradward.flare.site import Site, open_site
 
-from .flare_desk import Desk, experiment
+from .flare_desk import ACCEPTED, Desk, accept_perturbers, experiment
 
 # Fitted in a second: what it hides is not the matter here.
 QUICK = {"mode": "uniform", "fitted_on": "public", "rate": 1.0, "autoencoder_steps": 3}
-ACCEPTED = Acceptance(
-    linkage=0.0625,
-    linkage_bound=0.12,
-    gallery=16,
-    relative_mse=0.98765,
-    method="wiener",
-    victims=16,
-    accepted=True,
-)
 
 
 @pytest.fixture(autouse=True)
 def verdict(monkeypatch: pytest.MonkeyPatch) -> list[Acceptance]:
-    """What the acceptance gate finds, in place of an attacker that takes a minute to train."""
-    found = [ACCEPTED]
-    monkeypatch.setattr(
-        "gradward.defenses.perturbation_fit.judge_channel", lambda *rest, **more: found[0]
-    )
-    # No public image is held out for that attacker: the embedded ones just suffice for a fit.
-    monkeypatch.setattr("gradward.defenses.perturbation_fit._ENOUGH_VICTIMS", 1)
-    return found
+    """What the acceptance gate finds; a test may put another verdict in its place."""
+    return accept_perturbers(monkeypatch)
 
 
 @pytest.fixture

@@ -78,8 +78,11 @@ class AttackSpec:
         """Build the attacks of a job, each ``{"name": ..., option: value, ...}``.
 
         Raises:
-            ValueError, TypeError: as the constructor, or a name twice (results go by name).
+            ValueError, TypeError: as the constructor, no attack at all, or a name twice (results go
+                by name).
         """
+        if isinstance(specs, str) or not specs:
+            raise ValueError(f"attacks must be a non-empty list of objects, got {specs!r}")
         built = [cls(**spec) for spec in specs]
         names = [spec.name for spec in built]
         if len(set(names)) < len(names):

@@ -97,8 +97,8 @@ def check_audit(
     Raises:
         TypeError, ValueError: with the offending value.
     """
-    if isinstance(attacks, str) or not attacks:
-        raise ValueError(f"attacks must be a non-empty list of objects, got {attacks!r}")
+    AttackSpec.check_all(attacks)
+    Budget(**budget)
     for name, value in counts.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
@@ -107,8 +107,6 @@ def check_audit(
             raise ValueError(f"{name} must be a positive number of seconds, got {value!r}")
     if subject not in SUBJECTS:
         raise ValueError(f"subject must be one of {SUBJECTS}, got {subject!r}")
-    AttackSpec.check_all(attacks)
-    Budget(**budget)
 
 
 class AttackFailed(RuntimeError):
@@ -157,7 +155,8 @@ def attack_update(
         real, question = results[attack, False], None
         if real["status"] == "ok":
             load = _reader(spool, update, attack, checksum)
-            _keep(settings, load())
+            if settings.keep_in is not None:
+                _keep(settings.keep_in, load())
             question = SpooledScores(update.site, load)
         found.append(Attacked(real, results.get((attack, True)), question))
     return found
@@ -175,8 +174,6 @@ def _reader(
     return read
 
 
-def _keep(settings: AuditSettings, found: ScoreRequest) -> None:
-    if settings.keep_in is not None:
-        settings.keep_in.mkdir(mode=0o700, exist_ok=True)
-        name = f"{found.round}-{found.site}-{found.attack}.npy"
-        np.save(settings.keep_in / name, found.images)
+def _keep(folder: Path, found: ScoreRequest) -> None:
+    folder.mkdir(mode=0o700, exist_ok=True)
+    np.save(folder / f"{found.round}-{found.site}-{found.attack}.npy", found.images)

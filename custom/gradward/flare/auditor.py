@@ -148,7 +148,10 @@ class InversionAuditor(FLComponent):
                 break
             time.sleep(0.1)
         self._run.courier.close()
-        return self._run.give_up("the job ended before this audit was finished")
+        given_up = self._run.give_up("the job ended before this audit was finished")
+        # All is on record from here on; the page that is built next shall say so.
+        self._status.update(phase=FINISHED, audits_open=self._run.open_audits)
+        return given_up
 
     def _start(self, fl_ctx: FLContext) -> None:
         experiment = experiment_of(fl_ctx, self.experiment_id)

@@ -7,7 +7,7 @@ import torch
 from gradward.data import PublicSet
 from gradward.flare.canary import canary_positions, pinned_canaries
 from gradward.flare.experiment import Experiment
-from gradward.flare.precision import coarse
+from gradward.flare.precision import answer_of
 from gradward.flare.protocol import KNOWN, ScoreReply, ScoreRequest
 from gradward.metrics.leakage import score_reconstructions
 
@@ -42,10 +42,4 @@ def score_canaries(
         truth_positions=positions,
         decoys=public.part("decoys"),
     )
-    return ScoreReply(
-        status="ok",
-        real=coarse(scores.real),
-        control=None if scores.control is None else coarse(scores.control),
-        prior=coarse(scores.prior),
-        membership=KNOWN,
-    )
+    return answer_of(scores, KNOWN)

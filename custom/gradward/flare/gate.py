@@ -107,8 +107,7 @@ class LeakageGate(Filter):
             TypeError, ValueError: with the offending value.
         """
         super().__init__()
-        if isinstance(attacks, str) or not attacks:
-            raise ValueError(f"attacks must be a non-empty list of objects, got {attacks!r}")
+        self._attack = SelfAttack(attacks, budget)
         if not limits or not set(limits) <= set(LIMITED):
             raise ValueError(f"limits must name some of {LIMITED}, got {limits!r}")
         for name, limit in limits.items():
@@ -132,7 +131,6 @@ class LeakageGate(Filter):
             raise ValueError(f"strengthen_by must lie in (0, 1), got {strengthen_by!r}")
         self.attacks = [dict(attack) for attack in attacks]
         self.budget = dict(budget)
-        self._attack = SelfAttack(self.attacks, self.budget)
         self.limits = dict(limits)
         self.action = action
         self.on_failure = on_failure

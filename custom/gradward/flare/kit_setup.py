@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nvflare.apis.workspace import Workspace
+
 from gradward.flare.allow_list import NEEDED_CLASSES
 
 RESOURCES, SETTINGS, PRIVACY = "resources.json", "gradward.json", "privacy.json"
@@ -61,7 +63,8 @@ def set_up_kit(
 
 def _write_resources(local: Path, is_site: bool, gpus: int, gpu_memory: int) -> str:
     file = local / RESOURCES
-    source = file if file.is_file() else local / f"{RESOURCES}.default"
+    # NVFlare's own choice between the file and its default.
+    source = Path(Workspace(str(local.parent)).get_resources_file_path() or file)
     resources = _read(source)
     listed = resources.setdefault("class_allow_list", [])
     new = [path for path in NEEDED_CLASSES if path not in listed]
@@ -106,13 +109,23 @@ def _write_settings(local: Path, settings: Path | None, policy: Path | None) -> 
     return f"{SETTINGS}: {', '.join(sorted(merged)) or 'empty'}"
 
 
-def _arguments(resources: Mapping[str, Any], name: str, file: Path) -> dict[str, Any]:
-    """Return the arguments of a component, to be changed in place."""
+def component_arguments(resources: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    """Return the arguments of a component in a resources file, or None if it is not there.
+
+    What is changed in them is changed in ``resources``.
+    """
     for component in resources.get("components", ()):
-        if component.get("id") == name:
+        if isinstance(component, dict) and component.get("id") == name:
             arguments: dict[str, Any] = component.setdefault("args", {})
             return arguments
-    raise KitError(f"{file} has no component {name!r}")
+    return None
+
+
+def _arguments(resources: Mapping[str, Any], name: str, file: Path) -> dict[str, Any]:
+    found = component_arguments(resources, name)
+    if found is None:
+        raise KitError(f"{file} has no component {name!r}")
+    return found
 
 
 def _existing(file: Path) -> Path:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gradward.flare.protocol import ScoreReply
+from gradward.metrics.leakage import LeakageScores
 from gradward.metrics.scores import Scores
 
 # Of images: a longer number would carry more than a count.
@@ -63,6 +65,22 @@ def coarse(scores: Scores) -> dict[str, float | int | None]:
         value = getattr(scores, name)
         told[name] = None if math.isnan(value) else grid.nearest(value)
     return {name: told[name] for name in Scores.__dataclass_fields__}
+
+
+def answer_of(scores: LeakageScores, membership: str) -> ScoreReply:
+    """Return what may be told of scored reconstructions, the same of patients and of canaries.
+
+    Args:
+        scores: of reconstruction, control and prior.
+        membership: one of :data:`~gradward.flare.protocol.MEMBERSHIP`.
+    """
+    return ScoreReply(
+        status="ok",
+        real=coarse(scores.real),
+        control=None if scores.control is None else coarse(scores.control),
+        prior=coarse(scores.prior),
+        membership=membership,
+    )
 
 
 def is_coarse(name: str, value: Any) -> bool:

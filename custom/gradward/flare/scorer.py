@@ -18,7 +18,7 @@ from gradward.flare.certificate import CERTIFICATE, run_kind
 from gradward.flare.close_scoring import is_withheld
 from gradward.flare.door import ScoringDoor, ScoringRefused
 from gradward.flare.experiment import Experiment, JobError, experiment_of
-from gradward.flare.precision import coarse
+from gradward.flare.precision import answer_of
 from gradward.flare.private_folder import open_private_folders
 from gradward.flare.protocol import (
     KNOWN,
@@ -134,13 +134,7 @@ class LeakageScorer(Executor):
             decoys=public.part("decoys"),
         )
         self._keep_pictures(site.job_folder, request, truths, public, scores)
-        return ScoreReply(
-            status="ok",
-            real=coarse(scores.real),
-            control=None if scores.control is None else coarse(scores.control),
-            prior=coarse(scores.prior),
-            membership=KNOWN if known else UNKNOWN,
-        )
+        return answer_of(scores, KNOWN if known else UNKNOWN)
 
     def _load(self, site: Site, experiment: Experiment) -> tuple[ImageSet, PublicSet]:
         if self._training is None:

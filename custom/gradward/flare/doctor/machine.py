@@ -21,6 +21,7 @@ from gradward.data import (
     load_split,
 )
 from gradward.flare.doctor.findings import ATTENTION, OK, PROBLEM, Finding
+from gradward.flare.kit_setup import component_arguments
 from gradward.flare.policies import SiteSettingsError
 from gradward.flare.site import choose_device
 
@@ -116,8 +117,5 @@ def _data_set(data_set: str, described: Mapping[str, Any], name: str, role: str)
 
 
 def _gpus_offered(resources: Mapping[str, Any]) -> int:
-    for component in resources.get("components", []):
-        if isinstance(component, dict) and component.get("id") == "resource_manager":
-            number = component.get("args", {}).get("num_of_gpus", 0)
-            return number if isinstance(number, int) else 0
-    return 0
+    number = (component_arguments(resources, "resource_manager") or {}).get("num_of_gpus", 0)
+    return number if isinstance(number, int) else 0
