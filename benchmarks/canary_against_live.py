@@ -17,6 +17,7 @@ import statistics
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,21 +58,39 @@ Pair = tuple[str, int, int]
 """Site, round, seed."""
 
 
-def write_job(
-    source: Path, target: Path, subject: str, defence: str, rounds: int, budget: Mapping[str, Any]
-) -> None:
+@dataclass(frozen=True)
+class Variant:
+    """How the audited job differs from the one it is made of."""
+
+    defence: str
+    rounds: int
+    evaluations: int | None
+    attack: str | None
+
+    @property
+    def name(self) -> str:
+        """Part of the result's file name."""
+        words = [self.defence.replace(" ", "-"), f"{self.rounds}r"]
+        words += [] if self.evaluations is None else [f"{self.evaluations}e"]
+        return "-".join(words + ([] if self.attack is None else [self.attack]))
+
+
+def write_job(source: Path, target: Path, subject: str, variant: Variant) -> None:
     """Copy a job with another subject of its audit, and perhaps another defence."""
     shutil.copytree(source, target)
     for file in target.glob("*/config/config_fed_server.json"):
         config = json.loads(file.read_text())
-        config["workflows"][0]["args"]["num_rounds"] = rounds
+        config["workflows"][0]["args"]["num_rounds"] = variant.rounds
         (auditor,) = (item["args"] for item in config["components"] if item["id"] == "auditor")
-        auditor["budget"] = {**auditor["budget"], **budget}
+        if variant.evaluations is not None:
+            auditor["budget"]["evaluations"] = variant.evaluations
+        if variant.attack is not None:
+            auditor["attacks"] = [a for a in auditor["attacks"] if a["name"] == variant.attack]
         auditor.update(subject=subject, every_n_rounds=1)
         file.write_text(json.dumps(config))
     for file in target.glob("*/config/config_fed_client.json"):
         config = json.loads(file.read_text())
-        if (defending := DEFENCES[defence]) is not None:
+        if (defending := DEFENCES[variant.defence]) is not None:
             _defend(config, defending)
         if subject == CANARY:
             for entry in (*config["executors"], *config["task_result_filters"]):
@@ -94,16 +113,14 @@ def run(
     source: Path,
     records: Path,
     subject: str,
-    defence: str,
-    rounds: int,
+    variant: Variant,
     seed: int,
-    budget: Mapping[str, Any],
     site_settings: Path | None,
 ) -> None:
     """Run one federation and keep its records."""
     with tempfile.TemporaryDirectory() as scratch:
         job, folder = Path(scratch) / source.name, Path(scratch) / "run"
-        write_job(source, job, subject, defence, rounds, budget)
+        write_job(source, job, subject, variant)
         finished = run_in_simulator(
             job, folder, sites=sites_of(job, None), seed=seed, site_settings=site_settings
         )
@@ -192,6 +209,7 @@ def plot(live: Mapping[Pair, float], canary: Mapping[Pair, float], title: str, f
 @click.option("--rounds", type=click.IntRange(1), default=10, show_default=True)
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="from 0 on")
 @click.option("--evaluations", type=click.IntRange(1), help="of each attack; the job's by default")
+@click.option("--attack", help="the only one of the job's attacks to mount; all by default")
 @click.option("--site-settings", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS)
 def main(
@@ -200,13 +218,13 @@ def main(
     rounds: int,
     seeds: int,
     evaluations: int | None,
+    attack: str | None,
     site_settings: Path | None,
     out: Path,
 ) -> None:
     """Run what is missing; write figures and plot."""
-    budget = {} if evaluations is None else {"evaluations": evaluations}
-    name = "-".join((job.resolve().name, defence.replace(" ", "-"), f"{rounds}r"))
-    name += "" if evaluations is None else f"-{evaluations}e"
+    variant = Variant(defence, rounds, evaluations, attack)
+    name = f"{job.resolve().name}-{variant.name}"
     (out / "records").mkdir(parents=True, exist_ok=True)
     found: dict[str, dict[Pair, float]] = {LIVE: {}, CANARY: {}}
     statuses: dict[str, dict[str, int]] = {LIVE: defaultdict(int), CANARY: defaultdict(int)}
@@ -215,7 +233,7 @@ def main(
             file = out / "records" / f"{name}-{subject}-{seed}.jsonl"
             if not file.is_file():
                 click.echo(f"{name}: {subject}, seed {seed}")
-                run(job, file, subject, defence, rounds, seed, budget, site_settings)
+                run(job, file, subject, variant, seed, site_settings)
             records = list(read_records(file))
             values |= recovered(records)
             for record in records:
@@ -225,7 +243,8 @@ def main(
         "defence": defence,
         "rounds": rounds,
         "seeds": seeds,
-        "budget": budget or "the job's",
+        "evaluations": evaluations or "the job's",
+        "attack": attack or "the job's",
         "statuses": statuses,
         **compare(found[LIVE], found[CANARY]),
     }
