@@ -9,8 +9,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from gradward.losses import classification_loss
 from gradward.training_settings import (
     BidoSettings,
     DpSgdSettings,
@@ -225,7 +225,10 @@ def _stepping(
         with BidoLoss(model, settings.bido) as loss:
             yield _descend(optimizer, loss)
     else:
-        yield _descend(optimizer, lambda images, labels: F.cross_entropy(model(images), labels))
+        yield _descend(
+            optimizer,
+            lambda images, labels: classification_loss(settings.loss, model(images), labels),
+        )
 
 
 def _descend(optimizer: torch.optim.Optimizer, loss_of: Step) -> Step:

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from gradward.losses import LOSSES
+
 OPTIMIZERS = ("sgd", "adam")
 
 Settings = TypeVar("Settings")
@@ -102,6 +104,7 @@ class TrainingSettings:
         epochs: passes over the site's images.
         steps: number of optimiser steps; when given, it replaces ``epochs``.
         optimizer: ``"sgd"`` or ``"adam"``; a fresh one every round.
+        loss: ``"cross_entropy"``, or ``"bce"``, each class against all others.
         momentum: of SGD.
         weight_decay: L2 penalty as ``torch.optim`` applies it.
         input_noise: standard deviation of Gaussian noise on the images; 0 for none.
@@ -119,6 +122,7 @@ class TrainingSettings:
     epochs: int = 1
     steps: int | None = None
     optimizer: str = "sgd"
+    loss: str = "cross_entropy"
     momentum: float = 0.0
     weight_decay: float = 0.0
     input_noise: float = 0.0
@@ -143,6 +147,10 @@ class TrainingSettings:
             )
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer must be one of {OPTIMIZERS}, got {self.optimizer!r}")
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss must be one of {LOSSES}, got {self.loss!r}")
+        if self.loss != "cross_entropy" and (self.dp_sgd is not None or self.bido is not None):
+            raise ValueError(f"dp_sgd and bido train with cross_entropy, got loss {self.loss!r}")
         if self.optimizer == "adam" and self.momentum:
             raise ValueError(f"momentum belongs to sgd, got {self.momentum} with adam")
         if self.dp_sgd is not None and self.bido is not None:

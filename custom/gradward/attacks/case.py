@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,6 +37,10 @@ class AttackCase:
     def images_per_pass(self) -> int:
         """Images that one simulated local training processes."""
         return sum(len(batch) for batch in self.batches)
+
+    def double(self) -> AttackCase:
+        """Return the case in double precision."""
+        return replace(self, observation=self.observation.double(), prior=self.prior.double())
 
     def copies_of_prior(self, noise: float, generator: torch.Generator) -> Tensor:
         """Return ``(n_images, C, H, W)``, the prior with Gaussian noise where it takes some.

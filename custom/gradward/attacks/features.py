@@ -1,12 +1,12 @@
-"""Inversion of the features that the last linear layer's gradient gives away.
+"""Inversion of what the last linear layer's gradient tells of the features in front of it.
 
-For one image they are exact, whatever the network in front; no label is needed, and BatchNorm
-buffers help but may be withheld.
+It needs one forward pass and no second derivative, so that L-BFGS gets far. BatchNorm buffers help
+but may be withheld.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
@@ -14,90 +14,155 @@ from torch import Tensor
 
 from gradward.attacks.budget import Allowance
 from gradward.attacks.case import AttackCase
-from gradward.attacks.head import InputRecorder, single_image_features
+from gradward.attacks.head import (
+    InputRecorder,
+    head_change,
+    momentum_gains,
+    single_image_features,
+)
 from gradward.attacks.knowledge import Knowledge
-from gradward.attacks.objectives import batch_statistics_distance, total_variation
+from gradward.attacks.objectives import (
+    batch_statistics_distance,
+    relative_distance,
+    total_variation,
+)
 from gradward.attacks.observation import AttackRefused
 from gradward.attacks.search import Search, descend_lbfgs
 from gradward.attacks.simulation import StatisticsTap, combine, training_copy
+from gradward.losses import logit_slopes
 
 
 @dataclass(frozen=True)
 class FeatureOptions:
-    """How the features are inverted.
+    """How the last layer's gradient is inverted.
 
     Attributes:
         tv_weight: of the total variation.
         bn_weight: of the batch statistics' distance, where the update gives them away.
-        prior_noise: standard deviation of the noise by which restarts differ.
+        prior_noise: standard deviation of what tells apart the copies of the prior, and restarts.
+        max_images: larger updates are refused.
         max_steps: longer local trainings are refused: their features are too blurred.
     """
 
     tv_weight: float = 0.01
     bn_weight: float = 1.0
-    prior_noise: float = 0.05
+    prior_noise: float = 0.02
+    max_images: int = 32
     max_steps: int = 8
 
     def knowledge(self, case: AttackCase) -> Knowledge:
-        """State what the attack builds on."""
-        decays = case.settings.weight_decay > 0
+        """State what the attack builds on: of a single image, hardly anything."""
+        single, decays = case.n_images == 1, case.settings.weight_decay > 0
+        one_step = len(case.batches) == 1
         return Knowledge(
-            labels="lacked",
-            learning_rate="given" if decays else "lacked",
-            batch_size="lacked",
-            batch_order="lacked",
+            labels="lacked" if single else "inferred",
+            learning_rate="given" if decays or not single else "lacked",
+            batch_size="lacked" if single or one_step else "given",
+            batch_order="inferred" if one_step else "lacked",
             prior="given",
             local_steps="inferred" if case.observation.steps else "lacked",
         )
 
     def images_per_evaluation(self, case: AttackCase) -> int:
         """Return how many images one evaluation processes."""
-        return 1
+        return case.images_per_pass
 
     def run(self, case: AttackCase, allowance: Allowance, generator: torch.Generator) -> Search:
         """Invert from the prior.
 
         Args:
-            case: of one image.
+            case: with labels, if of more than one image.
             allowance: of this run.
-            generator: CPU generator of a restart's noise on the prior; the first run has none.
+            generator: CPU generator of the noise on the prior.
 
         Returns:
-            The search, whose images ``(1, C, H, W)`` may lie outside [0, 1].
+            The search, whose images ``(n_images, C, H, W)`` may lie outside [0, 1].
 
         Raises:
-            AttackRefused: more than one image, too many steps, or no features in the update.
+            AttackRefused: a limit is exceeded, no labels, or no features in the update.
             FloatingPointError: the loss is not finite at the prior.
         """
-        loss = self.loss(case)
+        loss = HeadLoss(case, self)
         return descend_lbfgs(loss, case.copies_of_prior(self.prior_noise, generator), allowance)
 
-    def loss(self, case: AttackCase) -> Callable[[Tensor], Tensor]:
-        """Return ``|h - h*|^2 / |h*|^2`` plus the regularisers, the weights at the global state.
 
-        Raises:
-            AttackRefused: as :meth:`run`.
-        """
-        if case.n_images > 1:
-            raise AttackRefused(f"the features of {case.n_images} images are mixed in their sum")
-        case.limit(1, self.max_steps)
-        name, target = single_image_features(case.observation, case.settings)
-        scale = target.square().sum()
-        model = training_copy(case.observation.model).requires_grad_(False)
-        recorder = InputRecorder(model, name)
-        layers = case.observation.batch_statistics
+class HeadLoss:
+    """Distance of candidate images' features, or last layer's gradient, plus the regularisers.
 
-        def loss(images: Tensor) -> Tensor:
-            with StatisticsTap(model, [layer.name for layer in layers]) as tap:
-                calls = tap.forward(images)
-            value = (recorder.input[0] - target).square().sum() / scale
-            if layers:
-                candidate = [
-                    combine([(m, v) for name, m, v in calls if name == layer.name], layer.momentum)
-                    for layer in layers
-                ]
-                observed = [(layer.mean, layer.var) for layer in layers]
-                value = value + self.bn_weight * batch_statistics_distance(candidate, observed)
-            return value + self.tv_weight * total_variation(images)
+    Of one image the features ``h`` themselves are known: ``|h - h*|^2 / |h*|^2``, without a label.
+    Of several only ``sum_i slope_i h_i^T`` is, in which the label tells the slope: relative squares
+    of that layer's gradient. The weights stay at the global state, which is exact for one step.
 
-        return loss
+    Args:
+        case: with labels, if of more than one image.
+        options: limits and weights.
+
+    Raises:
+        AttackRefused: a limit is exceeded, no labels, or no features in the update.
+    """
+
+    def __init__(self, case: AttackCase, options: FeatureOptions):
+        case.limit(options.max_images, options.max_steps)
+        observation, settings = case.observation, case.settings
+        self._labels = None
+        if case.n_images == 1:
+            name, features = single_image_features(observation, settings)
+            self._target = [features]
+        elif case.labels is None:
+            raise AttackRefused("the labels are not known")
+        else:
+            self._labels = case.labels
+            name, self._target = head_change(observation, settings)
+        self._options, self._settings, self._batches = options, settings, case.batches
+        self._gains = momentum_gains(len(case.batches), settings.momentum)
+        self._model = training_copy(observation.model).requires_grad_(False)
+        self._recorder = InputRecorder(self._model, name)
+        self._layers = observation.batch_statistics
+        self._observed = [(layer.mean, layer.var) for layer in self._layers]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the loss of ``images`` ``(n_images, C, H, W)``, a scalar."""
+        passes = self._passes(images)
+        value = relative_distance(self._told(passes), self._target)
+        if self._layers:
+            collected = defaultdict(list)
+            for item in passes:
+                for name, mean, var in item.statistics:
+                    collected[name].append((mean, var))
+            candidate = [combine(collected[layer.name], layer.momentum) for layer in self._layers]
+            distance = batch_statistics_distance(candidate, self._observed)
+            value = value + self._options.bn_weight * distance
+        return value + self._options.tv_weight * total_variation(images)
+
+    def _passes(self, images: Tensor) -> list[_Pass]:
+        seen: dict[tuple[int, ...], _Pass] = {}
+        with StatisticsTap(self._model, [layer.name for layer in self._layers]) as tap:
+            for batch in self._batches:
+                # With frozen weights a batch that comes again gives the same.
+                if (key := tuple(batch)) not in seen:
+                    tap.calls = []
+                    logits = self._model(images[batch])
+                    seen[key] = _Pass(self._recorder.input, logits, tap.calls)
+        return [seen[tuple(batch)] for batch in self._batches]
+
+    def _told(self, passes: list[_Pass]) -> list[Tensor]:
+        """Return what :attr:`_target` would be of these passes."""
+        if self._labels is None:
+            return [passes[0].features[0]]
+        weight, bias = [], []
+        for gain, batch, item in zip(self._gains, self._batches, passes, strict=True):
+            slopes = logit_slopes(self._settings.loss, item.logits, self._labels[batch])
+            slopes = -self._settings.lr * gain * slopes
+            weight.append(slopes.T @ item.features)
+            bias.append(slopes.sum(dim=0))
+        told = [torch.stack(weight).sum(dim=0), torch.stack(bias).sum(dim=0)]
+        return told[: len(self._target)]
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """A batch's features ``(B, F)``, logits ``(B, K)`` and batch statistics by layer."""
+
+    features: Tensor
+    logits: Tensor
+    statistics: list[tuple[str, Tensor, Tensor]]

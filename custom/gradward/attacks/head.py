@@ -40,6 +40,38 @@ class InputRecorder:
         self.input = inputs[0]
 
 
+def momentum_gains(steps: int, momentum: float) -> list[float]:
+    """Return how often each of K steps' gradients enters an update by SGD with momentum.
+
+    ``1 + m + ... + m^(K-k)`` for the k-th: what it gave to the velocity moves all later steps too.
+    """
+    return [sum(momentum**power for power in range(steps - step)) for step in range(steps)]
+
+
+def head_change(observation: Observation, settings: TrainingSettings) -> tuple[str, list[Tensor]]:
+    """Return the last linear layer's name, and what its loss did to its weight, and bias if any.
+
+    Args:
+        observation: of an update by SGD.
+        settings: of that training; weight decay is taken off at the global weights, which is
+            exact for one step.
+
+    Raises:
+        AttackRefused: no such layer, or not SGD.
+    """
+    if settings.optimizer != "sgd":
+        raise AttackRefused(f"an update by {settings.optimizer} is no multiple of a gradient")
+    name, layer = last_linear(observation.model)
+    decay = settings.lr * settings.weight_decay * (observation.steps or 1)
+    kinds = ["weight"]
+    if layer.bias is not None and layer.bias.requires_grad:
+        kinds.append("bias")
+    return name, [
+        observation.parameter_update[f"{name}.{kind}"] + decay * layer.get_parameter(kind).detach()
+        for kind in kinds
+    ]
+
+
 def single_image_features(
     observation: Observation, settings: TrainingSettings
 ) -> tuple[str, Tensor]:
@@ -51,8 +83,7 @@ def single_image_features(
 
     Args:
         observation: of an update by SGD on one image.
-        settings: of that training; weight decay is taken off at the global weights, which is
-            exact for one step.
+        settings: of that training, as for :func:`head_change`.
 
     Returns:
         Name, and ``(features,)``.
@@ -60,14 +91,10 @@ def single_image_features(
     Raises:
         AttackRefused: no such layer, no bias that moved, or not SGD.
     """
-    if settings.optimizer != "sgd":
-        raise AttackRefused(f"an update by {settings.optimizer} is no multiple of a gradient")
-    name, layer = last_linear(observation.model)
-    if layer.bias is None or not layer.bias.requires_grad:
+    name, change = head_change(observation, settings)
+    if len(change) < 2:
         raise AttackRefused("the last linear layer has no bias that trains")
-    decay = settings.lr * settings.weight_decay * (observation.steps or 1)
-    bias = observation.parameter_update[f"{name}.bias"] + decay * layer.bias.detach()
-    weight = observation.parameter_update[f"{name}.weight"] + decay * layer.weight.detach()
+    weight, bias = change
     size = bias.square().sum()
     if not bool(size > 0):
         raise AttackRefused("the last linear layer's bias did not move")

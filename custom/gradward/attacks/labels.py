@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from gradward.attacks.head import InputRecorder, last_linear
+from gradward.attacks.head import InputRecorder, last_linear, momentum_gains
 from gradward.attacks.observation import AttackRefused, Observation
 from gradward.attacks.simulation import training_copy
+from gradward.losses import class_probabilities
 from gradward.training import TrainingSettings
 
 
@@ -37,6 +37,8 @@ def infer_labels(
         steps: K, local optimiser steps.
         public_images: ``(B, C, H, W)`` in [0, 1], like the client's.
 
+    With ``loss="bce"`` sigmoids take the softmax's place, and the gradient is K times smaller.
+
     Returns:
         ``(n_images,)`` int64, sorted; their assignment to batches is not known.
 
@@ -53,12 +55,14 @@ def infer_labels(
         raise AttackRefused(
             f"labels of {n_images} images cannot be counted in an update by {settings.optimizer}"
         )
-    gradient = -change / (settings.lr * _effective_steps(steps, settings.momentum))
+    gradient = -change / (settings.lr * sum(momentum_gains(steps, settings.momentum)))
     gradient -= settings.weight_decay * _rows(layer.get_parameter(kind).detach())
     inputs, logits = _last_layer_on(observation.model, name, public_images)
     if layer.bias is None:
         gradient /= inputs.sum(dim=1).mean()
-    expected = n_images * (F.softmax(logits, dim=1).mean(dim=0) - gradient)
+    if settings.loss == "bce":
+        gradient = gradient * len(gradient)
+    expected = n_images * (class_probabilities(settings.loss, logits).mean(dim=0) - gradient)
     counts = torch.zeros_like(expected)
     if steps == 1:
         # Below zero only where an image of the class is present, whatever the softmax.
@@ -70,11 +74,6 @@ def infer_labels(
 
 def _rows(tensor: Tensor) -> Tensor:
     return tensor if tensor.ndim == 1 else tensor.sum(dim=1)
-
-
-def _effective_steps(steps: int, momentum: float) -> float:
-    """Return how many gradients K steps with momentum add up to if all gradients are equal."""
-    return sum((1 - momentum**k) / (1 - momentum) for k in range(1, steps + 1))
 
 
 def _last_layer_on(model: nn.Module, name: str, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gradward.attacks.budget import Allowance
 from gradward.attacks.case import AttackCase
-from gradward.attacks.features import FeatureOptions
+from gradward.attacks.features import FeatureOptions, HeadLoss
 from gradward.attacks.knowledge import Knowledge
 from gradward.attacks.objectives import (
     batch_statistics_distance,
@@ -32,24 +32,27 @@ class MatchingOptions:
     """How the update is matched (Geiping et al., *Inverting Gradients*, NeurIPS 2020, unrolled).
 
     Attributes:
-        distance: ``"cosine"``, descended by signed Adam; ``"relative"``, the relative squares of
-            each layer, by L-BFGS (Zhu et al., *Deep Leakage from Gradients*, NeurIPS 2019, with
-            their plain squares), which is far more exact where the network is smooth; or
-            ``"auto"``, which takes the latter for networks without BatchNorm statistics and kinks.
-        tv_weight: of the total variation; not used by ``"relative"``.
+        distance: ``"cosine"``, descended by signed Adam; ``"relative"``, squares descended by
+            L-BFGS in double precision (Zhu et al., *Deep Leakage from Gradients*, NeurIPS 2019,
+            who use single), which is far more exact where the network is smooth; or ``"auto"``,
+            which takes the latter for networks without batch statistics and kinks.
+        tv_weight: of the total variation beside the angle.
+        relative_tv_weight: beside relative squares. What is left of these at the true image is the
+            rounding of a single precision update, about 1e-8.
         bn_weight: of the batch statistics' distance, where the update gives them away.
         lr: of the signed Adam at its start.
         start: ``"prior"`` or ``"random"`` (uniform in [0, 1]).
         prior_noise: standard deviation of what tells apart the copies of the prior.
-        polish: share of the budget for a second stage, which inverts the features of a
-            single image (:class:`FeatureOptions`) from where the first one ended; it is left out
-            where the update does not give them away, and behind ``"relative"``.
+        polish: share of the budget for a second stage, which inverts the last layer's gradient
+            (:class:`HeadLoss`) from where the first one ended; it is left out where the update
+            does not give it away, and behind ``"relative"``.
         max_images: larger updates are refused.
         max_steps: longer local trainings are refused; memory and time grow with them.
     """
 
     distance: Literal["auto", "cosine", "relative"] = "auto"
     tv_weight: float = 0.1
+    relative_tv_weight: float = 3e-6
     bn_weight: float = 0.3
     lr: float = 0.1
     start: Literal["prior", "random"] = "prior"
@@ -109,13 +112,16 @@ class MatchingOptions:
         else:
             shape = (case.n_images, *case.prior.shape)
             start = torch.rand(shape, generator=generator).to(case.prior)
-        loss = MatchingLoss(case, case.labels, self)
         if self.distance == "relative" or (self.distance == "auto" and is_smooth(case)):
-            return descend_lbfgs(loss.relative, start, allowance)
+            exact = MatchingLoss(case.double(), case.labels, self)
+            return descend_lbfgs(exact.relative, start.double(), allowance)
+        loss = MatchingLoss(case, case.labels, self)
+        polishing = None
         try:
-            polishing = FeatureOptions(max_steps=self.max_steps).loss(case) if self.polish else None
+            if self.polish:
+                polishing = HeadLoss(case, FeatureOptions(max_steps=self.max_steps))
         except AttackRefused:
-            polishing = None
+            pass
         first = allowance.until(1 - self.polish) if polishing else allowance
         search = descend_signed_adam(loss.cosine, start, self.lr, first)
         if polishing and search.images is not None:
@@ -155,9 +161,11 @@ class MatchingLoss:
         return value + self._statistics(update)
 
     def relative(self, images: Tensor) -> Tensor:
-        """Return relative squares and batch statistics, a scalar."""
+        """Return relative squares, batch statistics and smoothness, a scalar."""
         update = self._simulator.run(images, self._labels, self._batches)
-        return relative_distance(update.parameter_updates, self._target) + self._statistics(update)
+        value = relative_distance(update.parameter_updates, self._target)
+        value = value + self._options.relative_tv_weight * total_variation(images)
+        return value + self._statistics(update)
 
     def _statistics(self, update: SimulatedUpdate) -> Tensor | float:
         if not self._observed:

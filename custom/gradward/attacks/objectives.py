@@ -33,23 +33,20 @@ def cosine_distance(candidate: Sequence[Tensor], target: Sequence[Tensor]) -> Te
 
 
 def relative_distance(candidate: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
-    """Return the mean over tensors of ``|a - b|^2 / |b|^2``: each layer counts the same.
+    """Return ``|a - b|^2 / |b|^2`` of two updates, all tensors taken as one vector.
 
     Unlike the angle it uses the update's size, which tells of known steps and learning rate.
 
     Args:
         candidate: differentiable tensors, in the order and shapes of ``target``.
-        target: the observed tensors; those that are zero are left out.
+        target: the observed tensors.
 
     Returns:
         Scalar, 0 or more.
     """
-    terms = []
-    for a, b in zip(candidate, target, strict=True):
-        size = b.square().sum()
-        if size > TINY:
-            terms.append((a - b).square().sum() / size)
-    return torch.stack(terms).mean()
+    gap = torch.stack([(a - b).square().sum() for a, b in zip(candidate, target, strict=True)])
+    size = torch.stack([b.square().sum() for b in target]).sum()
+    return gap.sum() / size.clamp_min(TINY)
 
 
 def batch_statistics_distance(candidate: Statistics, target: Statistics) -> Tensor:

@@ -85,12 +85,19 @@ class Observation:
 
     def to(self, device: torch.device | str) -> Observation:
         """Return a copy on ``device``."""
+        return self._with(device=device)
+
+    def double(self) -> Observation:
+        """Return a copy in double precision."""
+        return self._with(dtype=torch.float64)
+
+    def _with(self, **where: Any) -> Observation:
         return replace(
             self,
-            model=copy.deepcopy(self.model).to(device),
-            parameter_update={k: v.to(device) for k, v in self.parameter_update.items()},
+            model=copy.deepcopy(self.model).to(**where),
+            parameter_update={k: v.to(**where) for k, v in self.parameter_update.items()},
             batch_statistics=tuple(
-                replace(layer, mean=layer.mean.to(device), var=layer.var.to(device))
+                replace(layer, mean=layer.mean.to(**where), var=layer.var.to(**where))
                 for layer in self.batch_statistics
             ),
         )

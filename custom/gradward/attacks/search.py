@@ -89,7 +89,7 @@ def assumed_batches(sizes: Sequence[int], steps: int) -> list[list[int]]:
 
 
 def descend_lbfgs(loss: Callable[[Tensor], Tensor], start: Tensor, allowance: Allowance) -> Search:
-    """Minimise ``loss`` from ``start`` by L-BFGS (history 50, strong Wolfe line search).
+    """Minimise ``loss`` from ``start`` by L-BFGS (history 100, strong Wolfe line search).
 
     There is no box: clamping inside the search would break the line search's slopes.
 
@@ -103,7 +103,7 @@ def descend_lbfgs(loss: Callable[[Tensor], Tensor], start: Tensor, allowance: Al
         # The search's own count ends it.
         max_iter=_NO_LIMIT,
         max_eval=_NO_LIMIT,
-        history_size=50,
+        history_size=100,
         line_search_fn="strong_wolfe",
         tolerance_grad=0,
         tolerance_change=0,

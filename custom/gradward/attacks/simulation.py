@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.hooks import RemovableHandle
 
 from gradward.attacks.observation import AttackRefused, Observation, forward_weights
 from gradward.hooks import HookContext
+from gradward.losses import classification_loss
 from gradward.training import TrainingSettings
 
 
@@ -107,7 +107,7 @@ class ClientSimulator:
     Args:
         source: an observation, or a model at the state where local training starts (BatchNorm
             layers in evaluation mode count as frozen).
-        settings: the client's, of which ``lr``, ``momentum`` and ``weight_decay`` are read.
+        settings: the client's: its loss, and ``lr``, ``momentum`` and ``weight_decay`` of SGD.
 
     Attributes:
         layers: names of the BatchNorm layers whose statistics are returned.
@@ -154,7 +154,7 @@ class ClientSimulator:
             with StatisticsTap(self.model, self.layers) as tap:
                 named = dict(zip(self._names, weights, strict=True))
                 logits = functional_call(self.model, named, (images[batch],))
-            loss = F.cross_entropy(logits, labels[batch])
+            loss = classification_loss(settings.loss, logits, labels[batch])
             slopes = torch.autograd.grad(loss, weights, create_graph=keep_graph)
             if settings.weight_decay:
                 slopes = tuple(
