@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from gradward.attacks import AttackSpec, Observation
+from gradward.attacks.budget import Allowance, Budget, Meter
 from gradward.attacks.objectives import (
     RELATIVE_VARIANCE_FLOOR,
     cosine_distance,
@@ -93,7 +94,8 @@ def attack_adapted(
 
 
 def _descend(loss: Loss, start: Tensor, evaluations: int) -> Tensor:
-    search = descend_signed_adam(loss, start, _LR, evaluations, None)
+    allowance = Allowance(Meter(Budget(evaluations)))
+    search = descend_signed_adam(loss, start, _LR, allowance)
     return start if search.images is None else search.images.clamp(0, 1)
 
 

@@ -18,6 +18,7 @@ from gradward.attacks import (
     images_in_update,
     run_portfolio,
 )
+from gradward.attacks.budget import Allowance, Meter
 from gradward.attacks.control import withhold_alike
 from gradward.attacks.portfolio import AttackResult
 from gradward.attacks.search import BudgetSpent, Search, assumed_batches
@@ -178,7 +179,7 @@ def test_given_labels_are_used_and_declared(one: Observation) -> None:
 
 
 def test_the_search_keeps_its_best_iterate() -> None:
-    search = Search(4)
+    search = Search(Allowance(Meter(Budget(4))))
     for loss in (3.0, 1.0, 2.0):
         search.record(torch.tensor(loss), torch.tensor([loss]))
     with pytest.raises(BudgetSpent):
@@ -190,12 +191,62 @@ def test_the_search_keeps_its_best_iterate() -> None:
 def test_budget() -> None:
     assert Budget(100).evaluations_for(50) == 100
     assert Budget(100, image_evaluations=400).evaluations_for(8) == 50
-    assert Budget(100, image_evaluations=400).evaluations_for(400) == 10
+    assert Budget(image_evaluations=400).evaluations_for(400) == 10
     with pytest.raises(ValueError, match="evaluations must be positive"):
         Budget(0)
-    started = Search(10**9, seconds=1e-9)
+    with pytest.raises(ValueError, match="at least one of evaluations"):
+        Budget()
+
+
+@pytest.mark.parametrize("bound", ["seconds", "cpu_seconds"])
+def test_time_ends_a_search(bound: str) -> None:
+    started = Search(Allowance(Meter(Budget(**{bound: 1e-9}))))
     with pytest.raises(BudgetSpent):
         started.record(torch.tensor(1.0), torch.zeros(1))
+
+
+def test_what_a_stage_leaves_over_is_the_next_ones() -> None:
+    meter = Meter(Budget(100))
+    whole = Allowance(meter)
+    first = whole.until(0.5)
+    assert first.progress == 0
+    for _ in range(25):
+        meter.count()
+    assert first.progress == 0.5
+    second = whole.until(1.0)
+    for _ in range(75):
+        assert second.progress < 1
+        meter.count()
+    assert second.progress == first.progress == 1
+
+
+def test_a_search_that_gains_nothing_ends() -> None:
+    meter = Meter(Budget(10_000))
+    flat = Search(Allowance(meter), ends_on_plateau=True)
+    with pytest.raises(BudgetSpent):
+        for _ in range(10_000):
+            flat.record(torch.tensor(1.0), torch.zeros(1))
+    assert meter.evaluations < 200
+
+
+def test_restarts_share_the_budget_and_the_lowest_loss_wins(one: Observation) -> None:
+    told: list[tuple[str, float]] = []
+    (result,) = run_portfolio(
+        one,
+        prior=public_mean(),
+        n_images=1,
+        settings=ONE,
+        attacks=[AttackSpec("matching", restarts=3)],
+        budget=Budget(60),
+        seed=0,
+        progress=lambda name, share: told.append((name, share)),
+    )
+    losses = [restart.loss for restart in result.restarts]
+    assert len(set(losses)) == 3 and result.loss == min(losses)
+    assert result.images is not None
+    assert torch.equal(result.images, result.restarts[losses.index(min(losses))].images)
+    assert result.evaluations == 60
+    assert told == sorted(told) and told[-1] == ("matching", 1.0)
 
 
 def test_number_of_images(one: Observation) -> None:
@@ -240,6 +291,8 @@ def test_control_is_a_real_update_of_public_images() -> None:
         ({"name": "matching", "max_images": 1.5}, TypeError, "max_images"),
         ({"name": "matching", "start": "zero"}, ValueError, "start must be"),
         ({"name": "matching", "polish": 1.0}, ValueError, "polish"),
+        ({"name": "matching", "distance": "l2"}, ValueError, "distance must be"),
+        ({"name": "matching", "restarts": 0}, ValueError, "matching.restarts"),
         ({"name": "features", "tv_weight": -1}, ValueError, "tv_weight"),
     ],
 )

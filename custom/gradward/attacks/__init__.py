@@ -1,5 +1,6 @@
 """What a curious server can do with one update."""
 
+from gradward.attacks.budget import Budget
 from gradward.attacks.control import control_update
 from gradward.attacks.knowledge import Knowledge
 from gradward.attacks.observation import AttackRefused, Observation, ObservationError
@@ -7,10 +8,10 @@ from gradward.attacks.portfolio import (
     ATTACK_NAMES,
     AttackResult,
     AttackSpec,
+    Restart,
     images_in_update,
     run_portfolio,
 )
-from gradward.attacks.search import Budget
 
 __all__ = [
     "ATTACK_NAMES",
@@ -21,6 +22,7 @@ __all__ = [
     "Knowledge",
     "Observation",
     "ObservationError",
+    "Restart",
     "control_update",
     "images_in_update",
     "run_portfolio",

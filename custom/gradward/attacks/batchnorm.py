@@ -12,17 +12,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gradward.attacks.budget import Allowance
 from gradward.attacks.case import AttackCase
 from gradward.attacks.knowledge import Knowledge
 from gradward.attacks.objectives import batch_statistics_distance, total_variation
 from gradward.attacks.observation import AttackRefused
-from gradward.attacks.search import Budget, Search, descend_lbfgs, starting_images
+from gradward.attacks.search import Search, descend_lbfgs
 from gradward.attacks.simulation import StatisticsTap, combine, training_copy
 
-# Share of the layers, in the order of the forward pass, and of the evaluations. Deep layers hold
-# many false minima, and early ones alone leave details open: going from coarse to fine found on
-# trained networks in 200 evaluations what all layers at once had not found in 600.
-STAGES = ((0.5, 0.2), (0.75, 0.25), (1.0, 0.55))
+# Share of the layers, in the order of the forward pass, and of the budget at the stage's end. Deep
+# layers hold many false minima, and early ones alone leave details open: going from coarse to fine
+# found on trained networks in 200 evaluations what all layers at once had not found in 600.
+STAGES = ((0.5, 0.2), (0.75, 0.45), (1.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -53,17 +54,21 @@ class BatchNormOptions:
             local_steps="inferred" if case.observation.steps else "given",
         )
 
-    def run(self, case: AttackCase, budget: Budget, generator: torch.Generator) -> Search:
+    def images_per_evaluation(self, case: AttackCase) -> int:
+        """Return how many images one evaluation processes: a batch that repeats, once."""
+        return case.n_images
+
+    def run(self, case: AttackCase, allowance: Allowance, generator: torch.Generator) -> Search:
         """Invert from the prior: early layers first, then more, then all.
 
         Args:
             case: whose observation has batch statistics.
-            budget: of this run, all stages together.
+            allowance: of this run, all stages together.
             generator: CPU generator of the noise on the prior's copies.
 
         Returns:
             The last stage's search, over all layers; its images ``(n_images, C, H, W)`` may lie
-            outside [0, 1], its evaluations are those of all stages.
+            outside [0, 1].
 
         Raises:
             AttackRefused: no batch statistics, or a limit is exceeded.
@@ -72,18 +77,12 @@ class BatchNormOptions:
         if not case.observation.has_batch_statistics:
             raise AttackRefused("the update gives no batch statistics away")
         case.limit(self.max_images, self.max_steps)
-        images = starting_images(case.prior, case.n_images, self.prior_noise, generator)
-        total = budget.evaluations_for(case.n_images)
-        spent = 0
-        for layers, share in STAGES:
-            granted = total - spent if layers == 1 else max(int(share * total), 1)
-            seconds = None if budget.seconds is None else share * budget.seconds
+        images = case.copies_of_prior(self.prior_noise, generator)
+        for layers, end in STAGES:
             loss = StatisticsLoss(case, layers, self.tv_weight)
-            search = descend_lbfgs(loss, images, granted, seconds)
-            spent += search.evaluations
+            search = descend_lbfgs(loss, images, allowance.until(end))
             if search.images is not None:
                 images = search.images
-        search.evaluations = spent
         return search
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from gradward.attacks.observation import AttackRefused, Observation
@@ -21,6 +22,7 @@ class AttackCase:
         n_images: how many images to reconstruct.
         batches: for each local step, the indices of the images assumed in it.
         labels: ``(n_images,)`` int64, or None where they could not be had.
+        restart: how often the attack was run before; a first run of one image has no chance in it.
     """
 
     observation: Observation
@@ -29,11 +31,27 @@ class AttackCase:
     n_images: int
     batches: list[list[int]]
     labels: Tensor | None
+    restart: int = 0
 
     @property
     def images_per_pass(self) -> int:
         """Images that one simulated local training processes."""
         return sum(len(batch) for batch in self.batches)
+
+    def copies_of_prior(self, noise: float, generator: torch.Generator) -> Tensor:
+        """Return ``(n_images, C, H, W)``, the prior with Gaussian noise where it takes some.
+
+        Identical copies would get identical gradients and never part; neither would restarts.
+
+        Args:
+            noise: its standard deviation.
+            generator: of the CPU.
+        """
+        images = self.prior.expand(self.n_images, *self.prior.shape).clone()
+        if self.n_images > 1 or self.restart:
+            draw = torch.randn(images.shape, generator=generator, dtype=torch.float32)
+            images += noise * draw.to(images)
+        return images
 
     def limit(self, max_images: int, max_steps: int) -> None:
         """Refuse a case beyond the limits.

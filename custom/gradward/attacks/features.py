@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gradward.attacks.budget import Allowance
 from gradward.attacks.case import AttackCase
 from gradward.attacks.head import InputRecorder, single_image_features
 from gradward.attacks.knowledge import Knowledge
 from gradward.attacks.objectives import batch_statistics_distance, total_variation
 from gradward.attacks.observation import AttackRefused
-from gradward.attacks.search import Budget, Search, descend_lbfgs, starting_images
+from gradward.attacks.search import Search, descend_lbfgs
 from gradward.attacks.simulation import StatisticsTap, combine, training_copy
 
 
@@ -28,11 +29,13 @@ class FeatureOptions:
     Attributes:
         tv_weight: of the total variation.
         bn_weight: of the batch statistics' distance, where the update gives them away.
+        prior_noise: standard deviation of the noise by which restarts differ.
         max_steps: longer local trainings are refused: their features are too blurred.
     """
 
     tv_weight: float = 0.01
     bn_weight: float = 1.0
+    prior_noise: float = 0.05
     max_steps: int = 8
 
     def knowledge(self, case: AttackCase) -> Knowledge:
@@ -47,13 +50,17 @@ class FeatureOptions:
             local_steps="inferred" if case.observation.steps else "lacked",
         )
 
-    def run(self, case: AttackCase, budget: Budget, generator: torch.Generator) -> Search:
+    def images_per_evaluation(self, case: AttackCase) -> int:
+        """Return how many images one evaluation processes."""
+        return 1
+
+    def run(self, case: AttackCase, allowance: Allowance, generator: torch.Generator) -> Search:
         """Invert from the prior.
 
         Args:
             case: of one image.
-            budget: of this run.
-            generator: not drawn from; the attack has no chance in it.
+            allowance: of this run.
+            generator: CPU generator of a restart's noise on the prior; the first run has none.
 
         Returns:
             The search, whose images ``(1, C, H, W)`` may lie outside [0, 1].
@@ -62,9 +69,8 @@ class FeatureOptions:
             AttackRefused: more than one image, too many steps, or no features in the update.
             FloatingPointError: the loss is not finite at the prior.
         """
-        start = starting_images(case.prior, case.n_images, 0.0, generator)
-        evaluations = budget.evaluations_for(1)
-        return descend_lbfgs(self.loss(case), start, evaluations, budget.seconds)
+        loss = self.loss(case)
+        return descend_lbfgs(loss, case.copies_of_prior(self.prior_noise, generator), allowance)
 
     def loss(self, case: AttackCase) -> Callable[[Tensor], Tensor]:
         """Return ``|h - h*|^2 / |h*|^2`` plus the regularisers, the weights at the global state.

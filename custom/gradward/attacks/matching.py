@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from gradward.attacks.budget import Allowance
 from gradward.attacks.case import AttackCase
 from gradward.attacks.features import FeatureOptions
 from gradward.attacks.knowledge import Knowledge
 from gradward.attacks.objectives import (
     batch_statistics_distance,
     cosine_distance,
+    relative_distance,
     total_variation,
 )
 from gradward.attacks.observation import AttackRefused
-from gradward.attacks.search import (
-    Budget,
-    Search,
-    descend_lbfgs,
-    descend_signed_adam,
-    starting_images,
-)
-from gradward.attacks.simulation import ClientSimulator
+from gradward.attacks.search import Search, descend_lbfgs, descend_signed_adam
+from gradward.attacks.simulation import ClientSimulator, SimulatedUpdate, training_copy
+
+# Share of exact zeros that only a kink leaves behind.
+MANY_ZEROS = 0.01
 
 
 @dataclass(frozen=True)
@@ -33,18 +32,23 @@ class MatchingOptions:
     """How the update is matched (Geiping et al., *Inverting Gradients*, NeurIPS 2020, unrolled).
 
     Attributes:
-        tv_weight: of the total variation.
+        distance: ``"cosine"``, descended by signed Adam; ``"relative"``, the relative squares of
+            each layer, by L-BFGS (Zhu et al., *Deep Leakage from Gradients*, NeurIPS 2019, with
+            their plain squares), which is far more exact where the network is smooth; or
+            ``"auto"``, which takes the latter for networks without BatchNorm statistics and kinks.
+        tv_weight: of the total variation; not used by ``"relative"``.
         bn_weight: of the batch statistics' distance, where the update gives them away.
         lr: of the signed Adam at its start.
         start: ``"prior"`` or ``"random"`` (uniform in [0, 1]).
         prior_noise: standard deviation of what tells apart the copies of the prior.
-        polish: share of the evaluations for a second stage, which inverts the features of a
+        polish: share of the budget for a second stage, which inverts the features of a
             single image (:class:`FeatureOptions`) from where the first one ended; it is left out
-            where the update does not give them away.
+            where the update does not give them away, and behind ``"relative"``.
         max_images: larger updates are refused.
         max_steps: longer local trainings are refused; memory and time grow with them.
     """
 
+    distance: Literal["auto", "cosine", "relative"] = "auto"
     tv_weight: float = 0.1
     bn_weight: float = 0.3
     lr: float = 0.1
@@ -56,6 +60,10 @@ class MatchingOptions:
 
     def __post_init__(self) -> None:
         """Refuse what would silently mean something else."""
+        if self.distance not in ("auto", "cosine", "relative"):
+            raise ValueError(
+                f"distance must be 'auto', 'cosine' or 'relative', got {self.distance!r}"
+            )
         if self.start not in ("prior", "random"):
             raise ValueError(f"start must be 'prior' or 'random', got {self.start!r}")
         if not 0 <= self.polish < 1:
@@ -73,12 +81,16 @@ class MatchingOptions:
             local_steps="inferred" if case.observation.steps else "given",
         )
 
-    def run(self, case: AttackCase, budget: Budget, generator: torch.Generator) -> Search:
+    def images_per_evaluation(self, case: AttackCase) -> int:
+        """Return how many images one evaluation processes: those of all local steps."""
+        return case.images_per_pass
+
+    def run(self, case: AttackCase, allowance: Allowance, generator: torch.Generator) -> Search:
         """Match the update, then polish what came out.
 
         Args:
             case: with labels.
-            budget: of this run; an evaluation processes the images of all local steps.
+            allowance: of this run.
             generator: CPU generator of the start.
 
         Returns:
@@ -92,43 +104,85 @@ class MatchingOptions:
         case.limit(self.max_images, self.max_steps)
         if case.labels is None:
             raise AttackRefused("the labels are not known")
-        loss = self._loss(case, case.labels)
         if self.start == "prior":
-            start = starting_images(case.prior, case.n_images, self.prior_noise, generator)
+            start = case.copies_of_prior(self.prior_noise, generator)
         else:
             shape = (case.n_images, *case.prior.shape)
             start = torch.rand(shape, generator=generator).to(case.prior)
+        loss = MatchingLoss(case, case.labels, self)
+        if self.distance == "relative" or (self.distance == "auto" and is_smooth(case)):
+            return descend_lbfgs(loss.relative, start, allowance)
         try:
             polishing = FeatureOptions(max_steps=self.max_steps).loss(case) if self.polish else None
         except AttackRefused:
             polishing = None
-        evaluations = budget.evaluations_for(case.images_per_pass)
-        second = int(self.polish * evaluations) if polishing else 0
-        share = second / evaluations
-        seconds = budget.seconds
-        search = descend_signed_adam(
-            loss, start, self.lr, evaluations - second, seconds and (1 - share) * seconds
-        )
-        if polishing and second > 1 and search.images is not None:
+        first = allowance.until(1 - self.polish) if polishing else allowance
+        search = descend_signed_adam(loss.cosine, start, self.lr, first)
+        if polishing and search.images is not None:
             # One evaluation is kept for the comparison of both stages.
-            polished = descend_lbfgs(
-                polishing, search.images, second - 1, seconds and share * seconds
-            )
-            search.consider(polished, loss)
+            allowance.meter.reserved = 1
+            polished = descend_lbfgs(polishing, search.images, allowance)
+            allowance.meter.reserved = 0
+            search.consider(polished.images, loss.cosine)
         return search
 
-    def _loss(self, case: AttackCase, labels: Tensor) -> Callable[[Tensor], Tensor]:
-        simulator = ClientSimulator(case.observation, case.settings)
-        target = list(case.observation.parameter_update.values())
-        observed = [(layer.mean, layer.var) for layer in case.observation.batch_statistics]
 
-        def loss(images: Tensor) -> Tensor:
-            update = simulator.run(images, labels, case.batches)
-            value = cosine_distance(update.parameter_updates, target)
-            if observed:
-                value = value + self.bn_weight * batch_statistics_distance(
-                    update.batch_statistics, observed
-                )
-            return value + self.tv_weight * total_variation(images)
+class MatchingLoss:
+    """Distances of candidate images' simulated update from the observed one.
 
-        return loss
+    Args:
+        case: what was observed.
+        labels: ``(n_images,)`` int64.
+        options: whose weights are used.
+
+    Raises:
+        AttackRefused: the client cannot be simulated.
+    """
+
+    def __init__(self, case: AttackCase, labels: Tensor, options: MatchingOptions):
+        self._simulator = ClientSimulator(case.observation, case.settings)
+        self._labels = labels
+        self._batches = case.batches
+        self._options = options
+        self._target = list(case.observation.parameter_update.values())
+        self._observed = [(layer.mean, layer.var) for layer in case.observation.batch_statistics]
+
+    def cosine(self, images: Tensor) -> Tensor:
+        """Return angle, batch statistics and smoothness, a scalar."""
+        update = self._simulator.run(images, self._labels, self._batches)
+        value = cosine_distance(update.parameter_updates, self._target)
+        value = value + self._options.tv_weight * total_variation(images)
+        return value + self._statistics(update)
+
+    def relative(self, images: Tensor) -> Tensor:
+        """Return relative squares and batch statistics, a scalar."""
+        update = self._simulator.run(images, self._labels, self._batches)
+        return relative_distance(update.parameter_updates, self._target) + self._statistics(update)
+
+    def _statistics(self, update: SimulatedUpdate) -> Tensor | float:
+        if not self._observed:
+            return 0.0
+        distance = batch_statistics_distance(update.batch_statistics, self._observed)
+        return self._options.bn_weight * distance
+
+
+def is_smooth(case: AttackCase) -> bool:
+    """Whether L-BFGS can match gradients of this network.
+
+    It fails behind batch statistics, and behind kinks, where gradients jump: a ReLU shows itself
+    by exact zeros in what a layer hands on, whatever it is called.
+    """
+    model = training_copy(case.observation.model)
+    if any(isinstance(module, _BatchNorm) and module.training for module in model.modules()):
+        return False
+    zeros: list[bool] = []
+
+    def look(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        zeros.append(bool((inputs[0] == 0).float().mean() > MANY_ZEROS))
+
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            module.register_forward_pre_hook(look)
+    with torch.no_grad():
+        model(torch.rand_like(case.prior)[None])
+    return not any(zeros)

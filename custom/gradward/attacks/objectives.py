@@ -32,6 +32,26 @@ def cosine_distance(candidate: Sequence[Tensor], target: Sequence[Tensor]) -> Te
     return 1 - dot / ((ours * theirs).clamp_min(TINY**2).sqrt())
 
 
+def relative_distance(candidate: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
+    """Return the mean over tensors of ``|a - b|^2 / |b|^2``: each layer counts the same.
+
+    Unlike the angle it uses the update's size, which tells of known steps and learning rate.
+
+    Args:
+        candidate: differentiable tensors, in the order and shapes of ``target``.
+        target: the observed tensors; those that are zero are left out.
+
+    Returns:
+        Scalar, 0 or more.
+    """
+    terms = []
+    for a, b in zip(candidate, target, strict=True):
+        size = b.square().sum()
+        if size > TINY:
+            terms.append((a - b).square().sum() / size)
+    return torch.stack(terms).mean()
+
+
 def batch_statistics_distance(candidate: Statistics, target: Statistics) -> Tensor:
     """Return how far batch statistics are apart, in units of the target's deviations.
 

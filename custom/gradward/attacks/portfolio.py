@@ -5,24 +5,30 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from gradward.attacks.batchnorm import BatchNormOptions
+from gradward.attacks.budget import Allowance, Budget, Meter
 from gradward.attacks.case import AttackCase
 from gradward.attacks.features import FeatureOptions
 from gradward.attacks.knowledge import Knowledge
 from gradward.attacks.labels import infer_labels
 from gradward.attacks.matching import MatchingOptions
 from gradward.attacks.observation import AttackRefused, Observation
-from gradward.attacks.search import Budget, Search, assumed_batches
+from gradward.attacks.search import Search, assumed_batches
 from gradward.training import TrainingSettings
 
 REASON_LENGTH = 300
+
+
+# Called with an attack's name and the share of its budget that is spent, in [0, 1].
+Progress = Callable[[str, float], None]
 
 
 class Attack(Protocol):
@@ -31,8 +37,11 @@ class Attack(Protocol):
     def knowledge(self, case: AttackCase) -> Knowledge:
         """State what the attack builds on."""
 
-    def run(self, case: AttackCase, budget: Budget, generator: torch.Generator) -> Search:
-        """Search within the budget."""
+    def images_per_evaluation(self, case: AttackCase) -> int:
+        """Return how many images one evaluation processes."""
+
+    def run(self, case: AttackCase, allowance: Allowance, generator: torch.Generator) -> Search:
+        """Search within the allowance."""
 
 
 _FAMILIES: dict[str, type[Any]] = {
@@ -48,13 +57,16 @@ class AttackSpec:
 
     Args:
         name: one of ``ATTACK_NAMES``.
+        restarts: how often it starts, each with an equal share of its budget; the lowest loss wins.
         options: fields of the family's options.
 
     Raises:
         ValueError, TypeError: an unknown name or option, or a bad value.
     """
 
-    def __init__(self, name: str, **options: Any):
+    def __init__(self, name: str, restarts: int = 1, **options: Any):
+        if isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 1:
+            raise ValueError(f"{name}.restarts must be an integer of at least 1, got {restarts!r}")
         if name not in _FAMILIES:
             raise ValueError(f"unknown attack {name!r}; known are {', '.join(ATTACK_NAMES)}")
         family = _FAMILIES[name]
@@ -71,6 +83,7 @@ class AttackSpec:
             if not math.isfinite(value) or value < 0:
                 raise ValueError(f"{name}.{key} must be finite and not negative, got {value!r}")
         self.name = name
+        self.restarts = restarts
         self.attack: Attack = family(**options)
 
     @classmethod
@@ -91,6 +104,19 @@ class AttackSpec:
 
 
 @dataclass(frozen=True)
+class Restart:
+    """One of several runs of an attack from different starts.
+
+    Attributes:
+        loss: the lowest.
+        images: ``(n, C, H, W)`` float32 in [0, 1] on the CPU.
+    """
+
+    loss: float
+    images: Tensor
+
+
+@dataclass(frozen=True)
 class AttackResult:
     """What one attack came to.
 
@@ -101,6 +127,8 @@ class AttackResult:
         images: ``(n, C, H, W)`` float32 in [0, 1] on the CPU, of the lowest loss; None without.
         labels: ``(n,)`` int64, if the attack used any.
         loss: the lowest; comparable between runs of one attack, not between attacks.
+        restarts: every run that came to something, in their order; their spread tells how much of
+            the result is the start's.
         evaluations: spent.
         seconds: wall clock.
         knowledge: as :meth:`Knowledge.to_dict`; empty where the attack did not run.
@@ -112,6 +140,7 @@ class AttackResult:
     images: Tensor | None = None
     labels: Tensor | None = None
     loss: float | None = None
+    restarts: tuple[Restart, ...] = ()
     evaluations: int = 0
     seconds: float = 0.0
     knowledge: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -151,6 +180,7 @@ def run_portfolio(
     seed: int,
     device: torch.device | str = "cpu",
     labels: Tensor | None = None,
+    progress: Progress | None = None,
 ) -> list[AttackResult]:
     """Run each attack on one update; one that breaks does not stop the others.
 
@@ -164,6 +194,7 @@ def run_portfolio(
         seed: of each attack's generator; the same gives the same images.
         device: where to compute.
         labels: ``(n_images,)`` int64, if the attacker is given them; None has them inferred.
+        progress: called as attacks go on.
 
     Raises:
         ValueError: a prior or a number of images that cannot be.
@@ -190,35 +221,60 @@ def run_portfolio(
         batches=assumed_batches(settings.batch_sizes(n_images), steps),
         labels=None if labels is None else labels.to(device),
     )
-    return [_run(spec, case, budget, seed, given, unlabelled) for spec in attacks]
+    known = _Labelling(given, unlabelled)
+    return [_run(spec, case, budget, seed, known, progress) for spec in attacks]
+
+
+@dataclass(frozen=True)
+class _Labelling:
+    """Where a case's labels come from, or why it has none."""
+
+    given: bool
+    refusal: str
 
 
 def _run(
-    spec: AttackSpec, case: AttackCase, budget: Budget, seed: int, given: bool, unlabelled: str
+    spec: AttackSpec,
+    case: AttackCase,
+    budget: Budget,
+    seed: int,
+    labelling: _Labelling,
+    progress: Progress | None,
 ) -> AttackResult:
     started = time.monotonic()
+    tell = None if progress is None else partial(progress, spec.name)
+    meter = Meter(budget, spec.attack.images_per_evaluation(case), tell)
+    restarts: list[Restart] = []
     try:
-        search = spec.attack.run(case, budget, torch.Generator().manual_seed(seed))
-        if search.images is None:
-            raise FloatingPointError("the attack found no finite loss")
+        for number in range(spec.restarts):
+            search = spec.attack.run(
+                replace(case, restart=number),
+                Allowance(meter, (number + 1) / spec.restarts),
+                torch.Generator().manual_seed(seed + number),
+            )
+            if search.images is None:
+                raise FloatingPointError("the attack found no finite loss")
+            restarts.append(Restart(search.loss, search.images.clamp(0, 1).float().cpu()))
     except AttackRefused as error:
         # Why there are no labels says more than that there are none.
-        reason = _reason(error) + (f" ({unlabelled})" if unlabelled else "")
+        reason = _reason(error) + (f" ({labelling.refusal})" if labelling.refusal else "")
         return AttackResult(spec.name, "skipped", reason)
     except Exception as error:
         reason = f"{type(error).__name__}: {_reason(error)}"
         return AttackResult(spec.name, "failed", reason, seconds=time.monotonic() - started)
     knowledge = spec.attack.knowledge(case)
     uses_labels = knowledge.labels != "lacked"
-    if uses_labels and given:
-        knowledge = dataclasses.replace(knowledge, labels="given")
+    if uses_labels and labelling.given:
+        knowledge = replace(knowledge, labels="given")
+    best = min(restarts, key=lambda restart: restart.loss)
     return AttackResult(
         attack=spec.name,
         status="ok",
-        images=search.images.clamp(0, 1).float().cpu(),
+        images=best.images,
         labels=case.labels.cpu() if uses_labels and case.labels is not None else None,
-        loss=search.loss,
-        evaluations=search.evaluations,
+        loss=best.loss,
+        restarts=tuple(restarts),
+        evaluations=meter.evaluations,
         seconds=time.monotonic() - started,
         knowledge=knowledge.to_dict(),
     )

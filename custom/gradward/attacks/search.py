@@ -1,51 +1,21 @@
-"""What all iterative attacks share: a budget, the best iterate, a start, and batches."""
+"""What all iterative attacks share: the best iterate, a start, batches, and two descents."""
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
 
 import torch
 from torch import Tensor
 
-MIN_EVALUATIONS = 10
+from gradward.attacks.budget import Allowance
 
-
-@dataclass(frozen=True)
-class Budget:
-    """How long one attack may search.
-
-    Attributes:
-        evaluations: of loss and gradient, of all candidate images at once.
-        image_evaluations: bound on evaluations times the images that each of them processes, so
-            that large updates do not take hours; at least 10 evaluations are granted.
-        seconds: wall-clock bound; a result cut short by it cannot be reproduced.
-
-    Raises:
-        ValueError: a bound that is not positive.
-    """
-
-    evaluations: int
-    image_evaluations: int | None = None
-    seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse bounds that leave nothing to spend."""
-        for name in ("evaluations", "image_evaluations", "seconds"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not value > 0):
-                raise ValueError(f"{name} must be positive, got {value!r}")
-
-    def evaluations_for(self, images_per_evaluation: int) -> int:
-        """Return the evaluations granted to an attack that processes so many images in each."""
-        if self.image_evaluations is None:
-            return self.evaluations
-        granted = self.image_evaluations // images_per_evaluation
-        return min(self.evaluations, max(granted, MIN_EVALUATIONS))
+# A search that gained less than this share of its loss in so many evaluations has ended.
+PLATEAU = 100
+LEAST_GAIN = 1e-4
+_NO_LIMIT = 10**9
 
 
 class BudgetSpent(Exception):
@@ -58,35 +28,28 @@ class Search:
     The lowest loss is all that an attacker can choose by; the last iterate can be far worse.
 
     Args:
-        evaluations: after so many, :meth:`record` ends the search.
-        seconds: the same for wall-clock time since construction.
+        allowance: once it is spent, :meth:`record` ends the search.
+        ends_on_plateau: whether a search that gains nothing any more ends before that.
     """
 
-    def __init__(self, evaluations: int, seconds: float | None = None):
-        self.limit = evaluations
-        self.seconds = seconds
-        self.evaluations = 0
+    def __init__(self, allowance: Allowance, ends_on_plateau: bool = False):
+        self._allowance = allowance
+        self._plateau = PLATEAU if ends_on_plateau else math.inf
+        self._gained_at = allowance.meter.evaluations
+        self._gained = math.inf
         self.loss = math.inf
         self.images: Tensor | None = None
-        self._start = time.monotonic()
-
-    @property
-    def progress(self) -> float:
-        """Share of the budget that is spent, in [0, 1]."""
-        share = self.evaluations / self.limit
-        if self.seconds is not None:
-            share = max(share, (time.monotonic() - self._start) / self.seconds)
-        return min(share, 1.0)
 
     def record(self, loss: Tensor, images: Tensor) -> None:
         """Count one evaluation of ``images`` at ``loss``.
 
         Raises:
             FloatingPointError: the loss is not finite and never was.
-            BudgetSpent: that was the last evaluation granted, or the search diverged after it had
-                found something.
+            BudgetSpent: that was the last evaluation granted, nothing more was gained, or the
+                search diverged after it had found something.
         """
-        self.evaluations += 1
+        meter = self._allowance.meter
+        meter.count()
         value = float(loss.detach())
         if not math.isfinite(value):
             if self.images is None:
@@ -94,35 +57,20 @@ class Search:
             raise BudgetSpent
         if value < self.loss:
             self.loss, self.images = value, images.detach().clone()
-        if self.progress >= 1:
+        if value < self._gained * (1 - LEAST_GAIN):
+            self._gained, self._gained_at = value, meter.evaluations
+        if self._allowance.progress >= 1 or meter.evaluations - self._gained_at >= self._plateau:
             raise BudgetSpent
 
-    def consider(self, other: Search, loss: Callable[[Tensor], Tensor]) -> None:
-        """Take over another stage's result if it is better by this search's own ``loss``.
-
-        The evaluations of both, and one for the comparison, are added up.
-        """
-        self.evaluations += other.evaluations + 1
-        if other.images is None:
+    def consider(self, images: Tensor | None, loss: Callable[[Tensor], Tensor]) -> None:
+        """Take over another stage's images if they are better by this search's own ``loss``."""
+        if images is None:
             return
-        images = other.images.clamp(0, 1)
+        self._allowance.meter.count()
+        images = images.clamp(0, 1)
         value = float(loss(images).detach())
         if value < self.loss:
             self.loss, self.images = value, images
-
-
-def starting_images(
-    prior: Tensor, n_images: int, noise: float, generator: torch.Generator
-) -> Tensor:
-    """Return ``n_images`` copies of ``prior`` ``(C, H, W)``, with Gaussian noise if more than one.
-
-    Identical copies would get identical gradients and never part.
-    """
-    images = prior.expand(n_images, *prior.shape).clone()
-    if n_images > 1:
-        draw = torch.randn(images.shape, generator=generator, dtype=torch.float32)
-        images += noise * draw.to(images)
-    return images
 
 
 def assumed_batches(sizes: Sequence[int], steps: int) -> list[list[int]]:
@@ -140,9 +88,7 @@ def assumed_batches(sizes: Sequence[int], steps: int) -> list[list[int]]:
     return [epoch[step % len(epoch)] for step in range(steps)]
 
 
-def descend_lbfgs(
-    loss: Callable[[Tensor], Tensor], start: Tensor, evaluations: int, seconds: float | None
-) -> Search:
+def descend_lbfgs(loss: Callable[[Tensor], Tensor], start: Tensor, allowance: Allowance) -> Search:
     """Minimise ``loss`` from ``start`` by L-BFGS (history 50, strong Wolfe line search).
 
     There is no box: clamping inside the search would break the line search's slopes.
@@ -151,11 +97,12 @@ def descend_lbfgs(
         FloatingPointError: the loss is not finite at the start.
     """
     images = start.detach().clone().requires_grad_()
-    search = Search(evaluations, seconds)
+    search = Search(allowance, ends_on_plateau=True)
     optimizer = torch.optim.LBFGS(
         [images],
-        max_iter=evaluations,
-        max_eval=evaluations,
+        # The search's own count ends it.
+        max_iter=_NO_LIMIT,
+        max_eval=_NO_LIMIT,
         history_size=50,
         line_search_fn="strong_wolfe",
         tolerance_grad=0,
@@ -168,18 +115,13 @@ def descend_lbfgs(
         search.record(value, images)
         return value
 
-    # The line search may ask for more than max_eval; the search's own count is exact.
     with suppress(BudgetSpent):
         optimizer.step(closure)
     return search
 
 
 def descend_signed_adam(
-    loss: Callable[[Tensor], Tensor],
-    start: Tensor,
-    lr: float,
-    evaluations: int,
-    seconds: float | None,
+    loss: Callable[[Tensor], Tensor], start: Tensor, lr: float, allowance: Allowance
 ) -> Search:
     """Minimise ``loss`` over images in [0, 1] by Adam on the gradient's sign.
 
@@ -190,11 +132,11 @@ def descend_signed_adam(
         FloatingPointError: the loss is not finite at the start.
     """
     images = start.detach().clamp(0, 1).requires_grad_()
-    search = Search(evaluations, seconds)
+    search = Search(allowance)
     optimizer = torch.optim.Adam([images], lr=lr)
     with suppress(BudgetSpent):
         while True:
-            rate = lr * (0.01 + 0.99 * (1 + math.cos(math.pi * search.progress)) / 2)
+            rate = lr * (0.01 + 0.99 * (1 + math.cos(math.pi * allowance.progress)) / 2)
             optimizer.param_groups[0]["lr"] = rate
             value = loss(images)
             (slope,) = torch.autograd.grad(value, images)

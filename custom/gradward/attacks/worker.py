@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gradward.attacks.budget import Budget
 from gradward.attacks.control import control_update, withhold_alike
 from gradward.attacks.observation import Observation, ObservationError
 from gradward.attacks.portfolio import (
@@ -29,7 +30,6 @@ from gradward.attacks.portfolio import (
     images_in_update,
     run_portfolio,
 )
-from gradward.attacks.search import Budget
 from gradward.attacks.spool import load_state, save_state
 from gradward.models import build_model
 from gradward.training import TrainingSettings

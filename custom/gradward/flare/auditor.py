@@ -65,7 +65,7 @@ class InversionAuditor(FLComponent):
 
         Args:
             attacks: fields of :class:`gradward.attacks.portfolio.AttackSpec`, one entry an attack.
-            budget: fields of :class:`gradward.attacks.portfolio.Budget`, for each attack.
+            budget: fields of :class:`gradward.attacks.budget.Budget`, for each attack.
             experiment_id: id of the job's :class:`~gradward.flare.experiment.Experiment`.
             every_n_rounds: audit rounds whose number this divides.
             sites: names of the sites to audit; None for all.

@@ -92,7 +92,7 @@ class LeakageGate(Filter):
 
         Args:
             attacks: fields of :class:`gradward.attacks.portfolio.AttackSpec`, one entry an attack.
-            budget: fields of :class:`gradward.attacks.search.Budget`, for each attack.
+            budget: fields of :class:`gradward.attacks.budget.Budget`, for each attack.
             limits: greatest value allowed, best of attacks and mean over the round's images, of
                 any of ``recovered``, ``rdlv`` and ``reid``.
             action: beyond a limit: ``"warn"``, ``"strengthen"`` or ``"withhold"``.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gradward.attacks.budget import Budget
 from gradward.attacks.observation import Observation
 from gradward.attacks.portfolio import AttackSpec, run_portfolio
-from gradward.attacks.search import Budget
 from gradward.data import ImageSet, PublicSet
 from gradward.flare.experiment import Experiment
 from gradward.flare.rounds import recall_round
@@ -29,7 +29,7 @@ class SelfAttack:
 
         Args:
             attacks: fields of :class:`gradward.attacks.portfolio.AttackSpec`, one entry an attack.
-            budget: fields of :class:`gradward.attacks.search.Budget`, for each attack.
+            budget: fields of :class:`gradward.attacks.budget.Budget`, for each attack.
 
         Raises:
             TypeError, ValueError: with the offending value.
