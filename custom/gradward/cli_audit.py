@@ -141,7 +141,7 @@ def _audit(given: dict[str, Any], progress: AuditProgress) -> AuditResult:
             AttackSpec(name, restarts=given["restarts"]) for name in given["attack"] or ATTACK_NAMES
         ],
         budget=Budget(evaluations=evaluations)
-        if evaluations
+        if evaluations is not None
         else Budget(cpu_seconds=given["budget"]),
         seed=given["seed"],
         device=_device(given["device"]),

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from gradward.audit.facts import AuditError
-from gradward.data import ImageSet, dataset_spec, load_public_set
-from gradward.data.form import ImageForm
+from gradward.data import DataError, ImageSet, dataset_spec, load_public_set
 from gradward.metrics.similarity import check_images
 
 STAND_IN = "histology"
@@ -42,8 +41,8 @@ class References:
         """Take what is given, and embedded histology patches for what is not.
 
         Raises:
-            AuditError: images of another shape or range, or none at all.
-            DataError: no stand-in has ``image_shape``.
+            AuditError: images of another shape or range, or none at all; no stand-in has
+                ``image_shape``.
         """
         if prior is not None:
             check_form("the prior", prior[None], image_shape)
@@ -54,10 +53,18 @@ class References:
             mean, control = public.images.mean(0), public
             default, public_from = mean, f"{len(public)} images that were given"
         else:
-            form = ImageForm(image_shape[1:], image_shape[0])
-            embedded = load_public_set(
-                dataset_spec(STAND_IN), name=STAND_IN, image_size=form.size, channels=form.channels
-            )
+            try:
+                embedded = load_public_set(
+                    dataset_spec(STAND_IN),
+                    name=STAND_IN,
+                    image_size=image_shape[1:],
+                    channels=image_shape[0],
+                )
+            except DataError as error:
+                raise AuditError(
+                    f"there is no stand-in for images like the client's: {error}; give public "
+                    "images"
+                ) from None
             mean, control = embedded.mean_image, embedded.part("control")
             default = embedded.prior_image
             public_from = f"embedded {STAND_IN} patches, a stand-in for images like the client's"

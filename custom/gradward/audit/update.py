@@ -83,7 +83,6 @@ def audit_update(
         AuditError: states that are not of this model, an update in which nothing was trained, or
             other arguments that do not fit together, with the remedy.
         ModelError: the network cannot train on images of this shape.
-        DataError: no public images of this shape.
     """
     changed, taken_as = as_difference(global_state, update, update_is)
     try:
