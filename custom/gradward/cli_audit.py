@@ -68,7 +68,13 @@ class _Labels(click.ParamType):
 @click.option("--public", type=FILE, help="Folder of other images like the client's.")
 @click.option("--truth", type=FILE, help="Folder of the true images: scores everything.")
 @click.option("--attack", type=click.Choice(ATTACK_NAMES), multiple=True, help="All by default.")
-@click.option("--restarts", type=click.IntRange(1), default=1, help="Starts that share the budget.")
+@click.option(
+    "--restarts",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Starts that share the budget.",
+)
 @click.option(
     "--budget", type=float, default=CPU_SECONDS, show_default=True, help="CPU seconds an attack."
 )

@@ -4,50 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from gradward.attacks import AttackSpec, Budget
 from gradward.audit import AuditError, AuditResult, audit_update
-from gradward.data import ImageSet
 from gradward.metrics import ssim
-from gradward.models import build_model
 from gradward.training import State, TrainingSettings
 
 from .attack_fixtures import patches, public_mean, train
-
-ONE = TrainingSettings(batch_size=1, lr=0.02)
-TRUTH = patches()[200:201]
-OTHER = patches()[140:141]
-PUBLIC = ImageSet(patches()[:128], torch.arange(128) % 2)
-FEW = Budget(evaluations=12)
-
-
-def network(width: int = 8) -> nn.Module:
-    return build_model(
-        "bn_cnn", in_channels=3, num_classes=2, image_size=[32, 32], width=width, seed=0
-    )
+from .audit_desk import ONE, OTHER, PUBLIC, TRUTH, audit, network, trained_states
 
 
 @pytest.fixture(scope="module")
 def states() -> tuple[State, State]:
-    """The global state, and the full state after one step on one picture of class 1."""
-    before, update, _ = train(network(), TRUTH, torch.tensor([1]), ONE)
-    return before, {name: before[name] + update[name] for name in before}
-
-
-def audit(states: tuple[State, State], *attacks: str, **changes: Any) -> AuditResult:
-    arguments: dict[str, Any] = {
-        "image_shape": (3, 32, 32),
-        "settings": ONE,
-        "public": PUBLIC,
-        "budget": FEW,
-        "attacks": [AttackSpec(name) for name in attacks or ("features",)],
-    }
-    return audit_update(network(), *states, **{**arguments, **changes})
+    return trained_states()
 
 
 def test_the_picture_is_recovered_and_the_control_is_not() -> None:
@@ -193,71 +165,3 @@ def test_json_comes_back_and_the_folder_holds_it(
     (tmp_path / "thesis.txt").write_text("do not touch")
     with pytest.raises(AuditError, match="name another folder"):
         result.save(tmp_path)
-
-
-def spoiled(states: tuple[State, State], value: float) -> tuple[State, State]:
-    after = {name: tensor.clone() for name, tensor in states[1].items()}
-    after["fc.weight"][0, 0] = value
-    return states[0], after
-
-
-def cut(states: tuple[State, State]) -> tuple[State, State]:
-    return states[0], states[1] | {"fc.bias": torch.zeros(5)}
-
-
-@pytest.mark.parametrize(
-    ("change", "arguments", "words"),
-    [
-        (lambda s: spoiled(s, float("nan")), {}, "'fc.weight' has values that are not finite"),
-        (cut, {}, r"'fc.bias' must be real \(2,\)"),
-        (lambda s: (s[0], s[0]), {}, "nothing was trained; check that both states"),
-        (lambda s: ({"conv.weight": torch.ones(1)}, s[1]), {}, "which the model does not know"),
-        (None, {"labels": torch.tensor([2])}, "label 2 is no class of this network"),
-        (None, {"labels": torch.tensor([1, 0]), "n_images": 1}, "labels must be 1 integers"),
-        (None, {"n_images": 0}, "at least 1 image"),
-        (None, {"prior": torch.zeros(3, 16, 16)}, "the prior must be .* got .3, 16, 16."),
-        (None, {"prior": torch.full((3, 32, 32), 2.0)}, r"the prior: images must .* \[0, 1\]"),
-        (None, {"truth": torch.zeros(1, 1, 32, 32)}, "the truth must be"),
-        (None, {"attacks": [AttackSpec("features")] * 2}, "each may be named once"),
-        (None, {"image_shape": (1, 32, 32)}, "cannot train on 1-channel 32x32 images"),
-    ],
-)
-def test_refusals_say_what_is_wrong(
-    states: tuple[State, State], change: Any, arguments: dict[str, Any], words: str
-) -> None:
-    with pytest.raises(ValueError, match=words):
-        audit(states if change is None else change(states), **arguments)
-
-
-def test_an_unknown_number_of_images_must_be_given(states: tuple[State, State]) -> None:
-    before, after = states
-    bare = {k: v for k, v in after.items() if "num_batches" not in k}
-    with pytest.raises(AuditError, match="say how many images"):
-        audit((before, bare))
-
-
-class Wide(nn.Module):
-    """A network for images of four channels, for which there is no stand-in."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc = nn.Linear(4 * 64, 2)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.fc(images.flatten(1))
-
-
-def test_images_without_a_stand_in_need_public_ones() -> None:
-    images = torch.cat([patches()[:3], patches()[:3, :1]], dim=1)[..., :8, :8]
-    before, update, _ = train(Wide(), images[:1], torch.tensor([1]), ONE)
-    arguments: dict[str, Any] = {
-        "image_shape": (4, 8, 8),
-        "settings": ONE,
-        "n_images": 1,
-        "budget": FEW,
-    }
-    with pytest.raises(AuditError, match="channels must be 1 or 3, got 4; give public images"):
-        audit_update(Wide(), before, update, **arguments)
-    public = ImageSet(images[1:], torch.tensor([7, 8]))
-    result = audit_update(Wide(), before, update, public=public, **arguments)
-    assert result.facts.batch_statistics == "none" and result.facts.trained is None

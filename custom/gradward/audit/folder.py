@@ -8,8 +8,9 @@ from pathlib import Path
 from torch import Tensor
 
 from gradward.attacks import ATTACK_NAMES
+from gradward.audit.attempts import AttackAudit
 from gradward.audit.facts import AuditError
-from gradward.audit.result import FILE_NAME, AttackAudit, AuditResult
+from gradward.audit.result import FILE_NAME, AuditResult
 from gradward.report.pictures import save_picture, save_side_by_side
 
 SIDE_BY_SIDE = "side-by-side.png"

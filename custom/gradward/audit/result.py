@@ -3,86 +3,25 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 
 from torch import Tensor
 
+from gradward.audit.attempts import (
+    DIGITS,
+    AttackAudit,
+    attempt_from_dict,
+    attempt_to_dict,
+    gain_over,
+    scores_from_dict,
+)
 from gradward.audit.facts import AuditError, AuditFacts
-from gradward.metrics.scores import Matched, PictureScores
+from gradward.metrics.scores import PictureScores
 
 SCHEMA = 1
 FILE_NAME = "audit.json"
 NOT_RECOVERED = "Not recovered by these attacks within this budget."
-DIGITS = 6
-
-
-@dataclass(frozen=True)
-class RestartOutcome:
-    """One start of an attack: its lowest loss, and with a truth its recovered fraction."""
-
-    loss: float
-    recovered: float | None
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """What one attack made of one update, the client's or the control's.
-
-    Attributes:
-        status, reason, loss, evaluations, seconds, knowledge: as of
-            :class:`gradward.attacks.AttackResult`.
-        labels: that the attack used, given or inferred.
-        restarts: one each start that came to something.
-        scores: against the truth; None without.
-        images: ``(n, C, H, W)`` in [0, 1]; not in the JSON.
-    """
-
-    status: Literal["ok", "skipped", "failed"]
-    reason: str
-    loss: float | None
-    evaluations: int
-    seconds: float
-    knowledge: dict[str, str]
-    labels: tuple[int, ...] | None
-    restarts: tuple[RestartOutcome, ...]
-    scores: PictureScores | None
-    images: Tensor | None = field(default=None, compare=False, repr=False)
-
-    @property
-    def recovered(self) -> float | None:
-        """The recovered fraction; None where there is none."""
-        return None if self.scores is None else _number(self.scores.recovered)
-
-
-@dataclass(frozen=True)
-class AttackAudit:
-    """One attack on the update and on its control.
-
-    Attributes:
-        attack: its name.
-        real: what it made of the update.
-        control: what it made of the control; None where it did not run on the update.
-        matched: which pictures belong together; None without a truth; not in the JSON.
-    """
-
-    attack: str
-    real: Attempt
-    control: Attempt | None
-    matched: Matched | None = field(default=None, compare=False, repr=False)
-
-    @property
-    def gain(self) -> float | None:
-        """Recovered fraction over the control's, or over 0 where that is less; None without."""
-        return _gain(self.real.recovered, self.recovered_by_control)
-
-    @property
-    def recovered_by_control(self) -> float | None:
-        """The control's recovered fraction; None where it has none."""
-        return None if self.control is None else self.control.recovered
 
 
 @dataclass(frozen=True)
@@ -133,7 +72,7 @@ class AuditResult:
         known = [value for value in tries if value is not None]
         # A control that had fewer tries than the update would be no control.
         control = max(known) if len(known) == len(tries) else None
-        return BestAttack(attack, recovered, control, _gain(recovered, control))
+        return BestAttack(attack, recovered, control, gain_over(recovered, control))
 
     @property
     def verdict(self) -> str:
@@ -167,8 +106,8 @@ class AuditResult:
                 {
                     "attack": audit.attack,
                     "gain": audit.gain,
-                    "real": _attempt_to_dict(audit.real),
-                    "control": audit.control and _attempt_to_dict(audit.control),
+                    "real": attempt_to_dict(audit.real),
+                    "control": audit.control and attempt_to_dict(audit.control),
                 }
                 for audit in self.attacks
             ],
@@ -197,13 +136,13 @@ class AuditResult:
                 attacks=tuple(
                     AttackAudit(
                         item["attack"],
-                        _attempt_from_dict(item["real"]),
-                        item["control"] and _attempt_from_dict(item["control"]),
+                        attempt_from_dict(item["real"]),
+                        item["control"] and attempt_from_dict(item["control"]),
                     )
                     for item in content["attacks"]
                 ),
-                prior=_scores_from_dict(content["prior"]),
-                mean_image=_scores_from_dict(content["mean_image"]),
+                prior=scores_from_dict(content["prior"]),
+                mean_image=scores_from_dict(content["mean_image"]),
             )
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise AuditError(f"this is no {FILE_NAME} of an audit: {error}") from None
@@ -217,37 +156,3 @@ class AuditResult:
         from gradward.audit.folder import save_audit
 
         save_audit(self, Path(folder))
-
-
-def _attempt_to_dict(attempt: Attempt) -> dict[str, Any]:
-    values = {f.name: getattr(attempt, f.name) for f in fields(Attempt) if f.name != "images"}
-    values["restarts"] = [asdict(restart) for restart in attempt.restarts]
-    values["scores"] = attempt.scores and attempt.scores.to_dict(DIGITS)
-    return values
-
-
-def _attempt_from_dict(values: Mapping[str, Any]) -> Attempt:
-    labels = values["labels"]
-    return Attempt(
-        **{
-            **values,
-            "labels": None if labels is None else tuple(labels),
-            "restarts": tuple(RestartOutcome(**item) for item in values["restarts"]),
-            "scores": _scores_from_dict(values["scores"]),
-        }
-    )
-
-
-def _scores_from_dict(values: Mapping[str, Any] | None) -> PictureScores | None:
-    return None if values is None else PictureScores.from_dict(values)
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, DIGITS)
-
-
-def _gain(recovered: float | None, control: float | None) -> float | None:
-    # A control that wandered off the prior is no reason to call more a leak.
-    if recovered is None or control is None:
-        return None
-    return round(recovered - max(control, 0.0), DIGITS)

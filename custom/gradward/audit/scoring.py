@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from gradward.attacks import AttackResult
+from gradward.audit.attempts import DIGITS, AttackAudit, Attempt, RestartOutcome
 from gradward.audit.facts import AuditFacts
 from gradward.audit.references import References
-from gradward.audit.result import DIGITS, AttackAudit, Attempt, AuditResult, RestartOutcome
+from gradward.audit.result import AuditResult
 from gradward.metrics import PictureComparison, PictureScores, score_pictures
 
 
