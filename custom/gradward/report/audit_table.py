@@ -21,7 +21,7 @@ def audit_table(result: AuditResult) -> Table:
     """One row an attack that ran, the control's figures in brackets; it fits 80 columns."""
     scored = result.prior is not None
     table = Table(
-        title="In brackets the control: the same attack on an update of other images",
+        title="In brackets the control: an update of other images",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=0,
