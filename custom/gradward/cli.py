@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from gradward import __version__
+from gradward.cli_audit import audit
 from gradward.cli_deploy import COMMANDS
 from gradward.console import RunProgress, show_result
 from gradward.data import DataError, load_public_set, load_split
@@ -130,5 +131,5 @@ def _data_of(site_settings: Path) -> dict[str, Any]:
         raise click.ClickException(f"{site_settings} is no gradward.json: {error}") from None
 
 
-for command in COMMANDS:
+for command in (audit, *COMMANDS):
     main.add_command(command)

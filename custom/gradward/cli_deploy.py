@@ -40,7 +40,7 @@ def export(name: str, out: Path | None, no_custom: bool) -> None:
     click.echo(f"{folder}: run it with `gradward run {folder}` or submit it to a federation")
 
 
-class _Json(click.ParamType):
+class Json(click.ParamType):
     """An option in JSON."""
 
     name = "json"
@@ -49,6 +49,7 @@ class _Json(click.ParamType):
         self._kind = kind
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the content, or fail as click does."""
         try:
             content = value if isinstance(value, self._kind) else json.loads(value)
         except ValueError as error:
@@ -62,30 +63,30 @@ class _Json(click.ParamType):
 @click.argument("job", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write.")
 @click.option("--model", required=True, help="The job's network: a name, or package.module:Class.")
-@click.option("--model-options", type=_Json(dict), default={}, help="Its further arguments.")
+@click.option("--model-options", type=Json(dict), default={}, help="Its further arguments.")
 @click.option("--dataset", required=True, help="Name of the data set in each site's settings.")
 @click.option("--image-size", type=int, nargs=2, required=True, help="Height and width trained on.")
 @click.option("--channels", type=click.Choice(["1", "3"]), required=True)
 @click.option("--classes", type=int, required=True)
 @click.option("--lr", type=float, required=True, help="Learning rate of the training script.")
 @click.option("--batch-size", type=int, required=True, help="Batch size of the training script.")
-@click.option("--training", type=_Json(dict), default={}, help="More of it: epochs, momentum, ...")
+@click.option("--training", type=Json(dict), default={}, help="More of it: epochs, momentum, ...")
 @click.option("--public-set", help="Data set with the public images; --dataset by default.")
 @click.option(
     "--attacks",
-    type=_Json(list),
+    type=Json(list),
     default=[{"name": "batchnorm", "max_images": 64}, {"name": "matching", "max_images": 64}],
     help="Attacks as in a job's auditor.  [default: batchnorm and matching]",
 )
 @click.option(
     "--budget",
-    type=_Json(dict),
+    type=Json(dict),
     default={"evaluations": 1000, "image_evaluations": 2400},
     help="Of each attack.  [default: 1000 evaluations]",
 )
 @click.option(
     "--perturbation",
-    type=_Json(dict),
+    type=Json(dict),
     help="A perturbation and its guard, for a script with the two lines of gradward.client.",
 )
 @click.option("--every-n-rounds", type=int, default=1, show_default=True)

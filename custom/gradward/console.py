@@ -7,13 +7,24 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
+from gradward.audit import AuditResult
+from gradward.audit.result import FILE_NAME as AUDIT_FILE
+from gradward.report.audit_table import audit_table, how_to_read_audit
 from gradward.report.records import FILE_NAME, read_records
 from gradward.report.status import not_finished
 from gradward.report.table import how_to_read, leakage_table, membership_unknown
 
 console = Console()
+messages = Console(stderr=True)
 
 
 class RunProgress:
@@ -56,6 +67,47 @@ class RunProgress:
         if line != self._last and not console.is_terminal:
             click.echo(line)
         self._last = line
+
+
+class AuditProgress:
+    """A bar for each attack of an audit, on stderr; a line each where that is no terminal."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, TaskID] = {}
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            console=messages,
+            disable=not messages.is_terminal,
+        )
+
+    def __enter__(self) -> AuditProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def show(self, attack: str, share: float) -> None:
+        """Show that ``share`` of an attack's budget is spent."""
+        if attack not in self._tasks:
+            self._tasks[attack] = self._progress.add_task(attack, total=1.0)
+            if not messages.is_terminal:
+                click.echo(f"{attack} ...", err=True)
+        self._progress.update(self._tasks[attack], completed=share)
+
+
+def show_audit(result: AuditResult, folder: Path) -> None:
+    """Print what an audit of one update found and where it is."""
+    if any(audit.real.status == "ok" for audit in result.attacks):
+        console.print(audit_table(result))
+    for line in how_to_read_audit(result):
+        console.print(line, highlight=False, markup=False)
+    console.print(f"Result      {folder / AUDIT_FILE}", highlight=False, soft_wrap=True)
+    console.print(
+        f"Pictures    {folder}/<attack> (they may show patients)", highlight=False, soft_wrap=True
+    )
 
 
 def show_result(folder: Path) -> None:

@@ -40,7 +40,8 @@ def test_core_works_without_nvflare() -> None:
     """A notebook user without NVFlare can import everything but ``flare``."""
     code = (
         "import sys; sys.modules['nvflare'] = None\n"
-        "import gradward.attacks.portfolio, gradward.data, gradward.metrics, gradward.models\n"
+        "import gradward.audit, gradward.attacks.portfolio\n"
+        "import gradward.data, gradward.metrics, gradward.models\n"
         "import gradward.report.page, gradward.training, gradward.cli\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -16,6 +16,7 @@ from gradward.metrics import (
     best_of_attacks,
     build_gallery,
     gallery_ranks,
+    score_pictures,
     score_reconstructions,
     ssim,
 )
@@ -68,6 +69,23 @@ def test_a_copy_recovers_everything(pictures):
     assert scores.control.recovered < 0.1
     assert (scores.prior.rdlv, scores.prior.recovered, scores.prior.leakage) == (0, 0, 0)
     assert scores.prior.prior_ssim == scores.prior.ssim == pytest.approx(real.prior_ssim)
+
+
+def test_pictures_score_the_same_without_a_gallery(pictures):
+    truths, control = pictures.images[[4, 1]], noise(2)
+    mean = pictures.images[20:].mean(0)
+    plain = score_pictures(truths.flip(0), control, truths, mean, mean)
+    full = score(pictures, 20, [4, 1], truths.flip(0), control)
+    for role in ("real", "control", "prior"):
+        with_gallery = dataclasses.asdict(getattr(full, role))
+        assert dataclasses.asdict(getattr(plain, role)).items() <= with_gallery.items()
+    # Each row shows the control of the same truth, whichever way either was matched.
+    shown = plain.assignment[1].tolist()
+    of_truth = dict(zip(*(half.tolist() for half in plain.control_assignment[::-1]), strict=True))
+    assert plain.control_beside.tolist() == [of_truth[column] for column in shown]
+    assert score_pictures(truths, None, truths, mean, mean).control_beside is None
+    with pytest.raises(ValueError, match="at least one"):
+        score_pictures(truths[:0], None, truths, mean, mean)
 
 
 def test_noise_and_means_are_not_reidentified(pictures):

@@ -20,15 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from gradward.attacks.beside_control import run_beside_control
 from gradward.attacks.budget import Budget
-from gradward.attacks.control import control_update, withhold_alike
 from gradward.attacks.observation import Observation, ObservationError
 from gradward.attacks.portfolio import (
     REASON_LENGTH,
     AttackResult,
     AttackSpec,
     images_in_update,
-    run_portfolio,
 )
 from gradward.attacks.spool import load_state, save_state
 from gradward.models import build_model
@@ -73,30 +72,19 @@ def _audit(request: Mapping[str, Any]) -> list[dict[str, Any]]:
     global_state, update = load_state(Path(request["global"])), load_state(entry / "update.npz")
     observation = Observation.from_update(model, global_state, update)
     n_images = images_in_update(observation, settings, request.get("n_images"))
-    common: dict[str, Any] = {
-        "prior": torch.from_numpy(np.load(request["prior"], allow_pickle=False)),
-        "n_images": n_images,
-        "settings": settings,
-        "budget": Budget(**request["budget"]),
-        "seed": int(request["seed"]),
-        "device": request.get("device", "cpu"),
-    }
-    real = run_portfolio(observation, attacks=attacks, **common)
-
     public = load_state(Path(request["control"]))
-    wrong = control_update(
-        observation.model,
-        observation.model.state_dict(),
-        public["images"],
-        public["labels"],
-        settings,
-        n_images,
-        common["seed"],
-    )
-    of_control = Observation.from_update(model, global_state, withhold_alike(wrong, update))
-    ran = {result.attack for result in real if result.status == "ok"}
-    control = run_portfolio(
-        of_control, attacks=[spec for spec in attacks if spec.name in ran], **common
+    real, control = run_beside_control(
+        observation,
+        update,
+        control_images=public["images"],
+        control_labels=public["labels"],
+        prior=torch.from_numpy(np.load(request["prior"], allow_pickle=False)),
+        n_images=n_images,
+        settings=settings,
+        attacks=attacks,
+        budget=Budget(**request["budget"]),
+        seed=int(request["seed"]),
+        device=request.get("device", "cpu"),
     )
     images = {f"{r.attack}/real": r.images for r in real if r.images is not None}
     images |= {f"{r.attack}/control": r.images for r in control if r.images is not None}

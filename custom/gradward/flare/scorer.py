@@ -154,14 +154,9 @@ class LeakageScorer(Executor):
         folder = job_folder / "pictures"
         folder.mkdir(mode=0o700, exist_ok=True)
         rows, columns = scores.assignment
-        control = None
-        if request.control is not None and scores.control_assignment is not None:
-            # Row of the control for each truth, then in the order of the reconstruction's pairs.
-            control_rows, control_columns = scores.control_assignment
-            partner = torch.zeros(len(truths), dtype=torch.int64)
-            partner[columns] = rows
-            partner[control_columns] = control_rows
-            control = torch.from_numpy(request.control)[partner[columns]]
+        beside = scores.control_beside
+        has_control = request.control is not None and beside is not None
+        control = torch.from_numpy(request.control)[beside] if has_control else None
         save_side_by_side(
             folder / f"round-{request.round}-{request.attack}.png",
             truths=truths.images[columns],

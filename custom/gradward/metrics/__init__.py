@@ -10,15 +10,25 @@ from gradward.metrics.linkage import (
 )
 from gradward.metrics.matching import match
 from gradward.metrics.membership import empirical_epsilon, membership_auc, membership_auc_upper
+from gradward.metrics.pictures import score_pictures
 from gradward.metrics.recovery import rdlv, recovered_fraction
 from gradward.metrics.reidentification import MINIMUM_GALLERY, build_gallery, gallery_ranks
-from gradward.metrics.scores import Comparison, LeakageScores, Scores, best_of_attacks
+from gradward.metrics.scores import (
+    Comparison,
+    LeakageScores,
+    PictureComparison,
+    PictureScores,
+    Scores,
+    best_of_attacks,
+)
 from gradward.metrics.similarity import mse, psnr, ssim, ssim_matrix
 
 __all__ = [
     "MINIMUM_GALLERY",
     "Comparison",
     "LeakageScores",
+    "PictureComparison",
+    "PictureScores",
     "Scores",
     "attacker_accuracy",
     "best_of_attacks",
@@ -37,6 +47,7 @@ __all__ = [
     "rdlv",
     "recovered_fraction",
     "same_class_gallery",
+    "score_pictures",
     "score_reconstructions",
     "ssim",
     "ssim_matrix",

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import torch
 from torch import Tensor
 
 from gradward.data.images import ImageSet
-from gradward.metrics.matching import assign
-from gradward.metrics.recovery import rdlv, recovered_fraction
+from gradward.metrics.pictures import score_pictures
 from gradward.metrics.reidentification import MINIMUM_GALLERY, build_gallery, gallery_ranks
-from gradward.metrics.scores import LeakageScores, Scores
-from gradward.metrics.similarity import mse, psnr, ssim, ssim_matrix
+from gradward.metrics.scores import LeakageScores, PictureScores, Scores
 
 
 def score_reconstructions(
@@ -47,58 +46,30 @@ def score_reconstructions(
             shapes or values that do not fit.
         DataError: too few decoys.
     """
-    if not len(reconstructions) or not len(truths) or (control is not None and not len(control)):
-        raise ValueError("scoring needs at least one reconstruction and one true image")
     if not torch.equal(site_images.subset(truth_positions).images, truths.images):
         raise ValueError("truth_positions must point at the truths in site_images")
+    pictures = score_pictures(reconstructions, control, truths.images, prior_image, mean_image)
     gallery, places = build_gallery(site_images, decoys, truth_positions, gallery_size)
-    images = truths.images
-    priors = prior_image.expand(images.shape)
-    p = ssim(priors, images)
-    guess = torch.maximum(p, ssim(mean_image.expand(images.shape), images))
 
-    def score(pictures: Tensor, s: Tensor, columns: Tensor, baseline: Tensor) -> Scores:
-        s, true, places_of = s[columns], images[columns], places[columns]
-        ranks = gallery_ranks(pictures, places_of, gallery)
+    def recognised(scores: PictureScores, images: Tensor, columns: Tensor) -> Scores:
+        ranks = gallery_ranks(images, places[columns], gallery)
         return Scores(
-            n_images=len(columns),
-            ssim=_mean(s),
-            prior_ssim=_mean(p[columns]),
-            psnr=_mean(psnr(pictures, true)),
-            mse=_mean(mse(pictures, true)),
-            rdlv=_mean(rdlv(s, p[columns])),
-            recovered=_mean(recovered_fraction(s, guess[columns])),
-            reid=_mean((ranks == 1).double()),
+            **asdict(scores),
+            reid=float((ranks == 1).double().mean()),
             rank=ranks.quantile(0.5).item(),
             gallery=len(gallery),
-            leakage=_mean((s - baseline[columns]).clamp_min(0)),
         )
 
-    baseline, control_scores, control_assignment = guess, None, None
-    if control is not None:
-        rows, columns, of_control = _matched(control, images)
-        control_assignment = (rows, columns)
-        control_scores = score(control[rows], of_control, columns, guess)
-        baseline = torch.maximum(guess, of_control)
-    rows, columns, s = _matched(reconstructions, images)
+    control_scores = None
+    if control is not None and pictures.control and pictures.control_assignment:
+        rows, columns = pictures.control_assignment
+        control_scores = recognised(pictures.control, control[rows], columns)
+    rows, columns = pictures.assignment
+    priors = prior_image.expand(len(columns), *prior_image.shape)
     return LeakageScores(
-        real=score(reconstructions[rows], s, columns, baseline),
+        real=recognised(pictures.real, reconstructions[rows], columns),
         control=control_scores,
-        prior=score(priors[columns], p, columns, guess),
-        assignment=(rows, columns),
-        control_assignment=control_assignment,
+        prior=recognised(pictures.prior, priors, columns),
+        assignment=pictures.assignment,
+        control_assignment=pictures.control_assignment,
     )
-
-
-def _matched(pictures: Tensor, truths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Assignment, and each truth's SSIM: of its picture, or of the best one if it has none."""
-    similarity = ssim_matrix(pictures, truths)
-    rows, columns = assign(similarity)
-    s = similarity.max(0).values
-    s[columns] = similarity[rows, columns]
-    return rows, columns, s
-
-
-def _mean(values: Tensor) -> float:
-    """Mean of what is defined; nan if nothing is."""
-    return float(values.double().nanmean())

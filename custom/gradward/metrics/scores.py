@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Self
 
+import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Scores:
+class PictureScores:
     """Scalars over the matched images; nan where a quantity is undefined for all of them.
 
     Attributes:
@@ -21,9 +23,6 @@ class Scores:
         mse: mean squared error.
         rdlv: mean of ``(s - p) / p`` with the prior's SSIM as ``p``, as published.
         recovered: mean of ``(s - p) / (1 - p)`` with the better of prior and public mean as ``p``.
-        reid: share of the images that are re-identified, rank 1 in the gallery.
-        rank: median rank in the gallery.
-        gallery: number of pictures in the gallery; chance is one in it.
         leakage: mean of ``max(0, s - b)``; ``b`` is the best SSIM of prior, public mean and (for
             the real reconstruction) control.
     """
@@ -35,9 +34,6 @@ class Scores:
     mse: float
     rdlv: float
     recovered: float
-    reid: float
-    rank: float
-    gallery: int
     leakage: float
 
     def to_dict(self, digits: int = 3) -> dict[str, float | int | None]:
@@ -45,9 +41,24 @@ class Scores:
         return {name: _rounded(value, digits) for name, value in asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, float | int | None]) -> Scores:
+    def from_dict(cls, values: Mapping[str, float | int | None]) -> Self:
         """Read back what :meth:`to_dict` wrote."""
         return cls(**{k: math.nan if v is None else v for k, v in values.items()})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Scores(PictureScores):
+    """The same with what a gallery tells.
+
+    Attributes:
+        reid: share of the images that are re-identified, rank 1 in the gallery.
+        rank: median rank in the gallery.
+        gallery: number of pictures in the gallery; chance is one in it.
+    """
+
+    reid: float
+    rank: float
+    gallery: int
 
 
 @dataclass(frozen=True)
@@ -66,8 +77,8 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class LeakageScores(Comparison):
-    """Scores of one attack.
+class Matched:
+    """Which pictures were compared with which truths.
 
     Attributes:
         assignment: rows into the reconstructions and columns into the truths, as
@@ -77,6 +88,39 @@ class LeakageScores(Comparison):
 
     assignment: tuple[Tensor, Tensor]
     control_assignment: tuple[Tensor, Tensor] | None
+
+    @property
+    def control_beside(self) -> Tensor | None:
+        """Row of the control to show beside each pair of ``assignment``; None without control.
+
+        Where the control was matched to other truths than the reconstructions were, those without
+        a control of their own get the one in the reconstruction's place.
+        """
+        if self.control_assignment is None:
+            return None
+        (rows, columns), (control_rows, control_columns) = self.assignment, self.control_assignment
+        partner = torch.zeros(int(torch.cat([columns, control_columns]).max()) + 1).long()
+        partner[columns] = rows
+        partner[control_columns] = control_rows
+        return partner[columns]
+
+
+@dataclass(frozen=True)
+class PictureComparison(Matched):
+    """Scores of one attack's pictures, without a gallery.
+
+    Attributes:
+        real, control, prior: as of :class:`Comparison`.
+    """
+
+    real: PictureScores
+    control: PictureScores | None
+    prior: PictureScores
+
+
+@dataclass(frozen=True)
+class LeakageScores(Comparison, Matched):
+    """Scores of one attack on a site's update."""
 
 
 def best_of_attacks(attacks: Sequence[Comparison]) -> Comparison:

@@ -65,8 +65,17 @@ def save_side_by_side(
             if column:
                 score = float(ssim(pictures[index : index + 1], truths[index : index + 1]))
                 draw.text((left, top + tile_height + 1), f"SSIM {score:.2f}", fill="black")
+    _save(sheet, file)
+
+
+def save_picture(file: Path, image: Tensor) -> None:
+    """Write one picture ``(C, H, W)`` in [0, 1] as PNG, readable by this user only."""
+    _save(to_picture(image), file)
+
+
+def _save(picture: Image.Image, file: Path) -> None:
     file.touch(mode=0o600, exist_ok=True)
-    sheet.save(file, format="PNG")
+    picture.save(file, format="PNG")
 
 
 def to_picture(image: Tensor) -> Image.Image:

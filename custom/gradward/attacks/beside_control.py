@@ -1,0 +1,74 @@
+"""Every attack on an update, and the same attacks on a wrong one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradward.attacks.budget import Budget
+from gradward.attacks.control import control_update, withhold_alike
+from gradward.attacks.observation import Observation
+from gradward.attacks.portfolio import AttackResult, AttackSpec, Progress, run_portfolio
+from gradward.training import TrainingSettings
+
+
+def run_beside_control(
+    observation: Observation,
+    update: Mapping[str, Any],
+    *,
+    control_images: Tensor,
+    control_labels: Tensor,
+    prior: Tensor,
+    n_images: int,
+    settings: TrainingSettings,
+    attacks: Sequence[AttackSpec],
+    budget: Budget,
+    seed: int,
+    device: torch.device | str = "cpu",
+    labels: Tensor | None = None,
+    progress: Progress | None = None,
+) -> tuple[list[AttackResult], list[AttackResult]]:
+    """Run the portfolio on an update and on its wrong-update control.
+
+    Args:
+        observation: of ``update``.
+        update: after - before, by name; the control withholds what it withholds.
+        control_images: ``(N, C, H, W)`` in [0, 1], public.
+        control_labels: ``(N,)`` int64.
+        prior, n_images, settings, attacks, budget, seed, device, labels: of both runs, as of
+            :func:`gradward.attacks.portfolio.run_portfolio`.
+        progress: as there; the attacks on the control go by their name and ``" (control)"``.
+
+    Returns:
+        The results on the update, one an attack, and those on the control: of the attacks that ran
+        on the update, for of the others it would say nothing.
+
+    Raises:
+        ValueError, FloatingPointError: the control cannot be trained.
+    """
+    own = observation.model
+    wrong = control_update(
+        own, own.state_dict(), control_images, control_labels, settings, n_images, seed
+    )
+    of_control = Observation.from_update(own, own.state_dict(), withhold_alike(wrong, update))
+
+    def tell_of_control(attack: str, share: float) -> None:
+        if progress is not None:
+            progress(f"{attack} (control)", share)
+
+    common: dict[str, Any] = {
+        "prior": prior,
+        "n_images": n_images,
+        "settings": settings,
+        "budget": budget,
+        "seed": seed,
+        "device": device,
+        "labels": labels,
+    }
+    real = run_portfolio(observation, attacks=attacks, progress=progress, **common)
+    ran = {result.attack for result in real if result.status == "ok"}
+    again = [spec for spec in attacks if spec.name in ran]
+    return real, run_portfolio(of_control, attacks=again, progress=tell_of_control, **common)

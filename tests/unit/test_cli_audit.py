@@ -1,0 +1,126 @@
+"""``gradward audit`` as somebody meets it who has two files and a question."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from gradward.attacks.spool import save_state
+from gradward.cli import main
+from gradward.models import build_model
+from gradward.report.pictures import save_picture
+from gradward.training import TrainingSettings
+
+from .attack_fixtures import patches, train
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with g.pt, u.npz, the true picture, public ones and a network of one's own."""
+    monkeypatch.chdir(tmp_path)
+    model = build_model("bn_cnn", in_channels=3, num_classes=2, image_size=[32, 32], width=8)
+    settings = TrainingSettings(batch_size=1, lr=0.02)
+    before, update, _ = train(model, patches()[200:201], torch.tensor([1]), settings)
+    torch.save({"model": before}, "g.pt")
+    save_state(Path("u.npz"), {name: before[name] + update[name] for name in before})
+    save_state(Path("nan.npz"), update | {"fc.bias": torch.full((2,), torch.nan)})
+    Path("broken.pt").write_bytes(b"PK no archive")
+    for folder, images in (("truth", patches()[200:201]), ("public", patches()[:6])):
+        Path(folder).mkdir()
+        for number, image in enumerate(images):
+            save_picture(Path(folder) / f"jane-doe-{number}.png", image)
+    Path("bad").mkdir()
+    Path("bad", "john-doe.png").write_text("no picture")
+    Path("wardnet.py").write_text(
+        "from gradward.models.literature import BatchNormCNN\n"
+        "def make(**options):\n    return BatchNormCNN(width=8, **options)\n"
+    )
+    return tmp_path
+
+
+def call(changes: dict[str, Any] | None = None, *flags: str) -> Result:
+    options: dict[str, Any] = {
+        "model": "bn_cnn",
+        "model-options": '{"width": 8}',
+        "global": "g.pt",
+        "update": "u.npz",
+        "channels": 3,
+        "classes": 2,
+        "lr": 0.02,
+        "batch-size": 1,
+        "evaluations": 10,
+        "attack": "features",
+        "out": "out",
+    }
+    arguments = ["audit", "--image-size", "32", "32", *flags]
+    for name, value in {**options, **(changes or {})}.items():
+        if value is not None:
+            arguments += [f"--{name}", str(value)]
+    return CliRunner().invoke(main, arguments)
+
+
+def test_a_table_a_json_and_pictures(desk: Path) -> None:
+    result = call({"truth": "truth", "public": "public", "attack": None, "restarts": 2})
+    assert result.exit_code == 0, result.output
+    assert "features (control) ..." in result.stderr
+    for words in ("Recovered", "Gain", "read as a full state", "2 starts", "6 images that were"):
+        assert words in result.stdout.replace("\n", " ")
+    assert "jane-doe" not in result.output
+    written = json.loads((desk / "out" / "audit.json").read_text())
+    assert [item["attack"] for item in written["attacks"]] == ["batchnorm", "features", "matching"]
+    assert (desk / "out" / "matching" / "side-by-side.png").is_file()
+
+    again = call({"truth": "truth", "public": "public", "labels": "1"}, "--json")
+    assert json.loads(again.stdout) == json.loads((desk / "out" / "audit.json").read_text())
+
+
+def test_a_refusal_is_one_sentence(desk: Path) -> None:
+    result = call({"images": 2, "attack": None})
+    assert result.exit_code == 0, result.output
+    assert "features: skipped, the features of 2 images are mixed in their sum" in result.stdout
+    assert "look at the pictures beside those of the control" in result.stdout.replace("\n", " ")
+
+
+def test_a_network_of_ones_own(desk: Path) -> None:
+    result = call({"model": "wardnet:make", "model-options": None})
+    assert result.exit_code == 0, result.output
+    assert json.loads(Path("out/audit.json").read_text())["facts"]["model"] == "wardnet:make"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"global": "nowhere.pt"}, "nowhere.pt: there is no such file"),
+        ({"update": "broken.pt"}, "broken.pt is damaged"),
+        ({"update": "nan.npz"}, "'fc.bias' has values that are not finite"),
+        ({"update": "g.pt"}, "nothing was trained"),
+        ({"model": "lenet", "model-options": None}, "which the model does not know; check that"),
+        ({"model": "resnet81"}, "unknown model 'resnet81'"),
+        ({"model": "nowhere:make"}, "cannot import 'nowhere'"),
+        ({"classes": 3}, "'fc.weight' must be real (3, 2048), got torch.float32 (2, 2048)"),
+        ({"labels": "2"}, "label 2 is no class of this network"),
+        ({"labels": "cat"}, "'cat' must be class indices"),
+        ({"lr": 0}, "lr must be finite and above 0"),
+        ({"budget": -1, "evaluations": None}, "cpu_seconds must be positive"),
+        ({"evaluations": 0}, "evaluations must be positive"),
+        ({"prior": "bad/john-doe.png"}, "the picture that --prior names cannot be read"),
+        ({"truth": "bad"}, "file 1 of 1 of --truth, in the order of their names, cannot be read"),
+        ({"public": "nowhere"}, "the folder of --public does not exist"),
+        ({"device": "abacus"}, "there is no device 'abacus' here"),
+        ({"out": "public"}, "public holds something else than an audit"),
+    ],
+)
+def test_mistakes_are_named_without_a_traceback(
+    desk: Path, changes: dict[str, Any], words: str
+) -> None:
+    result = call(changes)
+    assert result.exit_code in (1, 2), result.output
+    assert words in result.output and "Traceback" not in result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert "-doe" not in result.output
+    assert not (desk / "out").exists()
