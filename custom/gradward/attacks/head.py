@@ -48,28 +48,39 @@ def momentum_gains(steps: int, momentum: float) -> list[float]:
     return [sum(momentum**power for power in range(steps - step)) for step in range(steps)]
 
 
-def head_change(observation: Observation, settings: TrainingSettings) -> tuple[str, list[Tensor]]:
-    """Return the last linear layer's name, and what its loss did to its weight, and bias if any.
+def layer_change(observation: Observation, settings: TrainingSettings, name: str) -> list[Tensor]:
+    """Return what the loss did to a layer's weight, and to its bias if that trains.
 
     Args:
         observation: of an update by SGD.
         settings: of that training; weight decay is taken off at the global weights, which is
             exact for one step.
+        name: of the layer.
+
+    Raises:
+        AttackRefused: not SGD.
+    """
+    if settings.optimizer != "sgd":
+        raise AttackRefused(f"an update by {settings.optimizer} is no multiple of a gradient")
+    layer = observation.model.get_submodule(name)
+    decay = settings.lr * settings.weight_decay * (observation.steps or 1)
+    kinds = (
+        kind for kind in ("weight", "bias") if f"{name}.{kind}" in observation.parameter_update
+    )
+    return [
+        observation.parameter_update[f"{name}.{kind}"] + decay * layer.get_parameter(kind).detach()
+        for kind in kinds
+    ]
+
+
+def head_change(observation: Observation, settings: TrainingSettings) -> tuple[str, list[Tensor]]:
+    """Return the last linear layer's name and its :func:`layer_change`.
 
     Raises:
         AttackRefused: no such layer, or not SGD.
     """
-    if settings.optimizer != "sgd":
-        raise AttackRefused(f"an update by {settings.optimizer} is no multiple of a gradient")
-    name, layer = last_linear(observation.model)
-    decay = settings.lr * settings.weight_decay * (observation.steps or 1)
-    kinds = ["weight"]
-    if layer.bias is not None and layer.bias.requires_grad:
-        kinds.append("bias")
-    return name, [
-        observation.parameter_update[f"{name}.{kind}"] + decay * layer.get_parameter(kind).detach()
-        for kind in kinds
-    ]
+    name, _ = last_linear(observation.model)
+    return name, layer_change(observation, settings, name)
 
 
 def single_image_features(

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from gradward.attacks.analytic import AnalyticOptions
 from gradward.attacks.batchnorm import BatchNormOptions
 from gradward.attacks.budget import Allowance, Budget, Meter
 from gradward.attacks.case import AttackCase
@@ -45,6 +46,7 @@ class Attack(Protocol):
 
 
 _FAMILIES: dict[str, type[Any]] = {
+    "analytic": AnalyticOptions,
     "batchnorm": BatchNormOptions,
     "features": FeatureOptions,
     "matching": MatchingOptions,
