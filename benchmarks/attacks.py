@@ -19,6 +19,7 @@ import click
 import torch
 
 from attack_study.cases import CASES, FAMILIES
+from attack_study.contenders import CONTENDERS
 from attack_study.cost import COSTS, measure_costs
 from attack_study.counting import COUNTINGS, count_labels
 from attack_study.peers import Peers
@@ -99,6 +100,10 @@ def main(
         store = Store(out / "records")
         tools = ["gradward", *peers.versions]
         attacked = [name for name in cases if name in CASES]
+        for name in sorted(
+            {c.attack for case in attacked for c in CONTENDERS[case] if not c.known}
+        ):
+            click.echo(f"this GradWard has no attack {name!r}: it is left out")
         cells = plan(attacked, pictures, seeds, cpu_seconds, tools)
         run_study(cells, store, runner(peers), cache, click.echo)
         if "labels" in cases:

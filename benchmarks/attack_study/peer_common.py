@@ -21,7 +21,7 @@ _OPERATORS = (
 )
 _WARM_UP, _PROBE = 2, 8
 # So that noise in the measured speed rarely leaves a peer with less time than GradWard had.
-_MARGIN = 1.05
+_MARGIN = 1.15
 _TRIES = 3
 _GROWTH = 20.0
 
