@@ -24,7 +24,6 @@ class Case:
         labels: ``"given"`` with their batches, or ``"inferred"`` by each contender's own means.
         start: ``"prior"``, the public mean image, or ``"random"``, each contender's own noise.
         withheld: whether the update lacks BatchNorm's buffers.
-        evaluations: bound on GradWard's loops beside the CPU time, or None.
         options: of the model.
     """
 
@@ -38,7 +37,6 @@ class Case:
     labels: Literal["given", "inferred"] = "given"
     start: Literal["prior", "random"] = "random"
     withheld: bool = False
-    evaluations: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -63,7 +61,6 @@ def _lenet(n_images: int) -> Case:
         TrainingSettings(lr=0.1, batch_size=n_images),
         n_images=n_images,
         classes=10,
-        evaluations=500,
     )
 
 

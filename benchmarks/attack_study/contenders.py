@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -26,6 +26,7 @@ class Contender:
         attack: GradWard's name of an attack, breaching's or LeakPro's of a configuration.
         options: GradWard's options; overrides of the configuration of others.
         control: attack the wrong update instead and score against the victim.
+        evaluations: bound on GradWard's loops beside the CPU time, or None.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Contender:
     attack: str
     options: dict[str, Any] = field(default_factory=dict)
     control: bool = False
+    evaluations: int | None = None
 
     @property
     def known(self) -> bool:
@@ -85,8 +87,10 @@ _DEEP = _breaching("deepleakage", "deepleakage, labels given", attack_type="opti
 _LEAKPRO_IG = _leakpro("inverting_gradients")
 _LEAKPRO_RUNNING = _leakpro("gia_running")
 
+_LENET_OURS = _ours("matching", start="random", distance="relative")
 _LENET = (
-    _ours("matching", "matching, L-BFGS", start="random", distance="relative"),
+    replace(_LENET_OURS, name="GradWard matching, 500 evaluations", evaluations=500),
+    _LENET_OURS,
     _DEEP,
     _INVERTING,
     _LEAKPRO_IG,
@@ -160,7 +164,7 @@ def run_ours(contender: Contender, instance: Instance, cpu_seconds: float) -> Ou
         n_images=case.n_images,
         settings=case.settings,
         attacks=[AttackSpec(contender.attack, **contender.options)],
-        budget=Budget(cpu_seconds=cpu_seconds, evaluations=case.evaluations),
+        budget=Budget(cpu_seconds=cpu_seconds, evaluations=contender.evaluations),
         seed=instance.seed,
         labels=update.labels if case.labels == "given" else None,
     )

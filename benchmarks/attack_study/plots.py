@@ -61,6 +61,7 @@ def _panel(axes: Axes, name: str, rows: Sequence[Row]) -> None:
             label=contender,
         )
     axes.set_title(name, fontsize=10)
+    axes.set_xlim(left=0)
     axes.set_xlabel("CPU seconds, one thread")
     axes.set_ylabel("recovered fraction" if measure == "recovered" else "PSNR, dB")
     axes.spines[["top", "right"]].set_visible(False)

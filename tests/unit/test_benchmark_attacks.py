@@ -109,9 +109,9 @@ def test_withheld_buffers_are_withheld_from_all(
 
 
 def test_ours_runs_within_its_budget_and_the_control_fails(tmp_path: Path) -> None:
-    case = replace(CASES["bn_fc_1"], evaluations=12, start="prior")
+    case = replace(CASES["bn_fc_1"], start="prior")
     found = make_instance(case, 0, 0, tmp_path)
-    mine = Contender("mine", "gradward", "batchnorm")
+    mine = Contender("mine", "gradward", "batchnorm", evaluations=12)
     outcome = run_ours(mine, found, 60.0)
     assert (outcome.status, outcome.reason) == ("ok", "")
     assert outcome.evaluations <= 12
@@ -252,8 +252,11 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             self.missing, self.versions = {"breaching": "not installed"}, {}
 
     monkeypatch.setattr(attacks, "Peers", Nobody)
-    fast = {name: replace(case, evaluations=2) for name, case in CASES.items()}
-    monkeypatch.setattr(study, "CASES", fast)
+    fast = {
+        case: tuple(replace(contender, evaluations=2) for contender in found)
+        for case, found in CONTENDERS.items()
+    }
+    monkeypatch.setattr(study, "CONTENDERS", fast)
     options = ["--seeds", "1", "--pictures", "1", "--out", str(tmp_path), "--cache", str(tmp_path)]
     ran = CliRunner().invoke(attacks.main, ["--cases", "lenet", "--cpu-seconds", "5", *options])
     assert ran.exit_code == 0, ran.output
