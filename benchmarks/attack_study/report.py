@@ -71,7 +71,7 @@ def _heading(facts: Mapping[str, Any]) -> str:
         "at least GradWard's CPU seconds. Quality is that of the iterate with the lowest loss, "
         "never of the one closest to the truth: median over victims and seeds (lowest to highest). "
         "PSNR in dB, SSIM as MONAI calculates it, recovered = (s - p) / (1 - p) with p the SSIM "
-        "of the public mean image. Peers count iterations, of which one of L-BFGS holds some 20 "
+        "of the public mean image. Peers count iterations, of which one of L-BFGS holds up to 25 "
         "evaluations."
     )
     if not facts:
