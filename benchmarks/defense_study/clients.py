@@ -11,7 +11,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gradward.attacks.simulation import StatisticsTap, training_copy
+from gradward.attacks.training_copy import StatisticsTap, training_copy
 from gradward.training import State
 
 _CHUNK = 64

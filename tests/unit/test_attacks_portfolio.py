@@ -22,6 +22,8 @@ from gradward.attacks.budget import Allowance, Meter
 from gradward.attacks.control import withhold_alike
 from gradward.attacks.portfolio import AttackResult
 from gradward.attacks.search import BudgetSpent, Search, assumed_batches
+from gradward.metrics.similarity import ssim
+from gradward.models import build_model
 from gradward.training import TrainingSettings, state_copy
 
 from .attack_fixtures import observe, patches, public_mean, recovered, small_net, train
@@ -84,6 +86,25 @@ def test_features_alone_beat_the_prior(one: Observation, control: Observation) -
     assert recovered(real.images[0], TRUTH[0], public_mean()) > 0.2
     assert recovered(wrong.images[0], TRUTH[0], public_mean()) < 0.05
     assert real.labels is None
+
+
+def test_a_batch_of_four_is_read_from_the_last_layers_gradient() -> None:
+    settings = TrainingSettings(batch_size=4, lr=0.02)
+    grey = patches().mean(dim=1, keepdim=True)
+    truth, labels = grey[200:204], torch.arange(4)
+    model = build_model("bn_cnn", in_channels=1, num_classes=4, image_size=[32, 32], seed=0)
+    (result,) = attack(
+        observe(model, truth, labels, settings)[0],
+        "matching",
+        settings=settings,
+        prior=grey[:128].mean(dim=0),
+        n_images=4,
+        labels=labels,
+        budget=Budget(500),
+    ).values()
+    assert result.images is not None and result.knowledge["labels"] == "given"
+    # Each label belongs to one image, so that they come out in order.
+    assert float(ssim(result.images, truth).min()) > 0.9
 
 
 class Norms(nn.Module):
@@ -285,7 +306,7 @@ def test_control_is_a_real_update_of_public_images() -> None:
 @pytest.mark.parametrize(
     ("spec", "error", "message"),
     [
-        ({"name": "magic"}, ValueError, "unknown attack 'magic'; known are batchnorm, features"),
+        ({"name": "magic"}, ValueError, "unknown attack 'magic'; known are analytic, batchnorm"),
         ({"name": "matching", "speed": 1}, ValueError, r"no options \['speed'\]"),
         ({"name": "matching", "lr": "fast"}, TypeError, "matching.lr must be a number"),
         ({"name": "matching", "max_images": 1.5}, TypeError, "max_images"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from monai.networks.nets import resnet18
@@ -11,6 +14,7 @@ from gradward.attacks import AttackRefused
 from gradward.attacks.objectives import (
     batch_statistics_distance,
     cosine_distance,
+    relative_distance,
     total_variation,
 )
 from gradward.attacks.simulation import ClientSimulator
@@ -75,6 +79,77 @@ def test_momentum_and_weight_decay_are_those_of_torch() -> None:
     settings = TrainingSettings(batch_size=2, lr=0.05, steps=3, momentum=0.9, weight_decay=0.01)
     _, relative, _ = residual(small_net().double(), patches()[:4].double(), LABELS, settings)
     assert relative <= 1e-12
+
+
+class Norms(nn.Module):
+    """A small network with one of the norms that clients have."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), norm, nn.ELU(), nn.Conv2d(8, 4, 3, 4))
+        self.fc = nn.Linear(64, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.body(images).flatten(1))
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "bce"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"batch_size": 4},
+        {"batch_size": 1},
+        {"batch_size": 3, "epochs": 2},
+        {"batch_size": 2, "epochs": 3, "momentum": 0.9, "weight_decay": 0.01},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "norm",
+    [
+        lambda: nn.BatchNorm2d(8),
+        lambda: nn.BatchNorm2d(8, affine=False, momentum=None),
+        lambda: nn.GroupNorm(2, 8),
+        lambda: nn.InstanceNorm2d(8, affine=True),
+        nn.Identity,
+    ],
+    ids=["batch", "batch, cumulative", "group", "instance", "none"],
+)
+def test_every_client_setting_is_exact_at_the_truth(
+    norm: Callable[[], nn.Module], settings: dict[str, Any], loss: str
+) -> None:
+    torch.manual_seed(0)
+    of_client = TrainingSettings(lr=0.05, loss=loss, **settings)
+    observation, batches = observe(
+        Norms(norm()).double(), patches()[:4].double(), LABELS, of_client
+    )
+    simulated = ClientSimulator(observation, of_client).run(patches()[:4].double(), LABELS, batches)
+    real = list(observation.parameter_update.values())
+    assert float(cosine_distance(simulated.parameter_updates, real)) <= 1e-6
+    assert float(relative_distance(simulated.parameter_updates, real)) <= 1e-10
+    if observation.batch_statistics:
+        statistics = [(layer.mean, layer.var) for layer in observation.batch_statistics]
+        distance = batch_statistics_distance(simulated.batch_statistics, statistics)
+        assert float(distance) <= 1e-8
+
+
+class OwnNorm(nn.BatchNorm2d):
+    """BatchNorm with arithmetic of its own."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        return super().forward(values) * 2
+
+
+def test_a_batch_norm_of_unknown_arithmetic_is_refused_by_name() -> None:
+    with pytest.raises(AttackRefused, match=r"'body.1' is a OwnNorm"):
+        ClientSimulator(Norms(OwnNorm(8)), TrainingSettings())
+
+
+def test_one_value_a_channel_is_refused_by_name() -> None:
+    simulator = ClientSimulator(Norms(nn.BatchNorm2d(8)), TrainingSettings())
+    simulator.model.body[0] = nn.AdaptiveAvgPool2d(1)
+    with pytest.raises(AttackRefused, match=r"'body.1' gets one value a channel"):
+        simulator.run(torch.rand(1, 8, 32, 32), LABELS[:1], [[0]])
 
 
 def test_gradients_reach_the_images_through_both_steps() -> None:

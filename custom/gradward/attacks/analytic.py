@@ -7,25 +7,28 @@ Boenisch et al., *When the Curious Abandon Honesty*, EuroS&P 2023, for batches).
 
 from __future__ import annotations
 
+import math
+from contextlib import suppress
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from scipy.optimize import nnls
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gradward.attacks.budget import Allowance
 from gradward.attacks.case import AttackCase
 from gradward.attacks.head import InputRecorder, layer_change
 from gradward.attacks.knowledge import Knowledge
 from gradward.attacks.observation import AttackRefused
-from gradward.attacks.search import Search
-from gradward.attacks.simulation import training_copy
+from gradward.attacks.search import BudgetSpent, Search
+from gradward.attacks.training_copy import training_copy
 
 # A bias that moved less than this share of the most moved one is mostly rounding.
-_LEAST_MOVE = 1e-3
-# Relative distance below which a candidate counts as a mean of others.
-_MIXTURE = 1e-3
+_LEAST_MOVE = 1e-2
+# A term smaller than this share of its row is rounding.
+_LEAST_TERM = 1e-2
+# Candidates looked at for each image.
+_WIDEST = 8
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ class AnalyticOptions:
             inputs = self._candidates(weight, bias, scale, shift, case.n_images)
         images = ((inputs - shift) / scale).reshape(-1, *case.prior.shape)
         search = Search(allowance)
-        search.record(_unexplained(weight, inputs), images.to(case.prior))
+        with suppress(BudgetSpent):
+            search.record(_unexplained(weight, inputs), images.to(case.prior))
         return search
 
     def _candidates(
@@ -105,35 +109,47 @@ class AnalyticOptions:
                 members = alike[index].cpu() & free
                 clusters.append((int(members.sum()), index))
                 free &= ~members
-        # A lone row may be anything; what rows agree on is an image or a frequent mixture.
-        agreed = [cluster for cluster in clusters if cluster[0] > 1]
-        if len(agreed) >= n_images:
-            clusters = agreed
-        pure = _without_mixtures(pixels[[index for _, index in clusters]])
         # The sort is stable: among equals the more exact one stays in front.
-        clusters = sorted((clusters[position] for position in pure), key=lambda item: -item[0])
-        return rows[[index for _, index in clusters[:n_images]]]
+        clusters.sort(key=lambda cluster: -cluster[0])
+        candidates = rows[[index for _, index in clusters[: _WIDEST * n_images]]]
+        return candidates[_simplest(weight, candidates, n_images)]
 
 
-def _without_mixtures(pixels: Tensor) -> list[int]:
-    """Return the positions of those candidates that are no weighted mean of the others.
+def _simplest(weight: Tensor, candidates: Tensor, n_images: int) -> list[int]:
+    """Choose those candidates by which the gradient's rows are told with the fewest terms.
 
-    A row that several images moved in the same direction gives such a mean, which is in range.
+    A row that several images moved can be in range too. But most neurons are moved by a few of the
+    images only, so that in terms of the true ones most coefficients are zero.
 
     Args:
-        pixels: ``(k, pixels)``, distinct.
+        weight: ``(rows, pixels)``, the gradient.
+        candidates: ``(k, pixels)``, distinct, those first that most rows agree on.
+        n_images: how many to choose.
     """
-    # Coordinates in the candidates' own span: as many as there are candidates.
-    own = torch.linalg.qr(pixels.T).R.T.cpu().numpy()
-    left = list(range(len(own)))
-    for position in range(len(own)):
-        others = [other for other in left if other != position]
-        if not others:
-            break
-        _, rest = nnls(own[others].T, own[position])
-        if rest < _MIXTURE * np.linalg.norm(own[position]):
-            left = others
-    return left
+    if len(candidates) <= n_images:
+        return list(range(len(candidates)))
+    _, _, basis = torch.linalg.svd(weight, full_matrices=False)
+    basis = basis[:n_images].T
+    rows = F.normalize(weight @ basis, dim=1)
+    points = F.normalize(candidates @ basis, dim=1)
+
+    def terms(chosen: list[int]) -> float:
+        inverse, singular = torch.linalg.inv_ex(points[chosen])
+        if bool(singular):
+            return math.inf
+        return float(((rows @ inverse).abs() > _LEAST_TERM).sum())
+
+    chosen = list(range(n_images))
+    fewest = terms(chosen)
+    gained = True
+    while gained:
+        gained = False
+        for place in range(n_images):
+            for other in set(range(len(points))) - set(chosen):
+                trial = [*chosen[:place], other, *chosen[place + 1 :]]
+                if (needed := terms(trial)) < fewest:
+                    chosen, fewest, gained = trial, needed, True
+    return chosen
 
 
 def first_linear(model: nn.Module, image: Tensor) -> tuple[str, Tensor, Tensor]:

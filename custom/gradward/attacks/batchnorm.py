@@ -18,7 +18,8 @@ from gradward.attacks.knowledge import Knowledge
 from gradward.attacks.objectives import batch_statistics_distance, total_variation
 from gradward.attacks.observation import AttackRefused
 from gradward.attacks.search import Search, descend_lbfgs
-from gradward.attacks.simulation import StatisticsTap, combine, training_copy
+from gradward.attacks.simulation import combine
+from gradward.attacks.training_copy import StatisticsTap, training_copy
 
 # Share of the layers, in the order of the forward pass, and of the budget at the stage's end. Deep
 # layers hold many false minima, and early ones alone leave details open: going from coarse to fine

@@ -28,7 +28,8 @@ from gradward.attacks.objectives import (
 )
 from gradward.attacks.observation import AttackRefused
 from gradward.attacks.search import Search, descend_lbfgs
-from gradward.attacks.simulation import StatisticsTap, combine, training_copy
+from gradward.attacks.simulation import combine
+from gradward.attacks.training_copy import StatisticsTap, training_copy
 from gradward.losses import logit_slopes
 
 

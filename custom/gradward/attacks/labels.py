@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from gradward.attacks.head import InputRecorder, last_linear, momentum_gains
 from gradward.attacks.observation import AttackRefused, Observation
-from gradward.attacks.simulation import training_copy
+from gradward.attacks.training_copy import training_copy
 from gradward.losses import class_probabilities
 from gradward.training import TrainingSettings
 

@@ -7,7 +7,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from gradward.attacks.budget import Allowance
 from gradward.attacks.case import AttackCase
@@ -21,7 +20,8 @@ from gradward.attacks.objectives import (
 )
 from gradward.attacks.observation import AttackRefused
 from gradward.attacks.search import Search, descend_lbfgs, descend_signed_adam
-from gradward.attacks.simulation import ClientSimulator, SimulatedUpdate, training_copy
+from gradward.attacks.simulation import ClientSimulator, SimulatedUpdate
+from gradward.attacks.training_copy import TrainingBatchNorm, training_copy
 
 # Share of exact zeros that only a kink leaves behind.
 MANY_ZEROS = 0.01
@@ -181,7 +181,7 @@ def is_smooth(case: AttackCase) -> bool:
     by exact zeros in what a layer hands on, whatever it is called.
     """
     model = training_copy(case.observation.model)
-    if any(isinstance(module, _BatchNorm) and module.training for module in model.modules()):
+    if any(isinstance(module, TrainingBatchNorm) for module in model.modules()):
         return False
     zeros: list[bool] = []
 

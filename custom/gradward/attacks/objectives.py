@@ -26,9 +26,11 @@ def cosine_distance(candidate: Sequence[Tensor], target: Sequence[Tensor]) -> Te
     Returns:
         Scalar in [0, 2]; 1 where the candidate is zero.
     """
-    dot = torch.stack([(a * b).sum() for a, b in zip(candidate, target, strict=True)]).sum()
-    ours = torch.stack([a.square().sum() for a in candidate]).sum()
-    theirs = torch.stack([b.square().sum() for b in target]).sum()
+    # Dot products make no copies, and the largest networks have ten million weights.
+    flat = [(a.flatten(), b.flatten()) for a, b in zip(candidate, target, strict=True)]
+    dot = torch.stack([torch.dot(a, b) for a, b in flat]).sum()
+    ours = torch.stack([torch.dot(a, a) for a, _ in flat]).sum()
+    theirs = torch.stack([torch.dot(b, b) for _, b in flat]).sum()
     return 1 - dot / ((ours * theirs).clamp_min(TINY**2).sqrt())
 
 
@@ -63,15 +65,17 @@ def batch_statistics_distance(candidate: Statistics, target: Statistics) -> Tens
     Returns:
         Scalar, 0 or more.
     """
-    terms = []
-    for (mean, var), (mean_, var_) in zip(candidate, target, strict=True):
-        scale = var_.clamp_min(float(RELATIVE_VARIANCE_FLOOR * var_.mean()) + TINY)
-        # The square root's slope is infinite at zero variance.
-        sigma, sigma_ = var.clamp_min(TINY).sqrt(), var_.clamp_min(TINY).sqrt()
-        terms.append(
-            ((mean - mean_).square() / scale).mean() + ((sigma - sigma_).square() / scale).mean()
-        )
-    return torch.stack(terms).mean()
+    mean, var = (torch.cat(parts) for parts in zip(*candidate, strict=True))
+    mean_, var_ = (torch.cat(parts) for parts in zip(*target, strict=True))
+    with torch.no_grad():
+        sizes = torch.tensor([len(v) for _, v in target], device=var_.device)
+        floors = torch.stack([RELATIVE_VARIANCE_FLOOR * v.mean() + TINY for _, v in target])
+        scale = torch.maximum(var_, floors.repeat_interleave(sizes))
+        weight = (1 / (sizes * len(sizes))).repeat_interleave(sizes) / scale
+        sigma_ = var_.clamp_min(TINY).sqrt()
+    # The square root's slope is infinite at zero variance.
+    sigma = var.clamp_min(TINY).sqrt()
+    return ((mean - mean_).square() + (sigma - sigma_).square()) @ weight.to(var)
 
 
 def total_variation(images: Tensor) -> Tensor:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,75 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
-from torch.utils.hooks import RemovableHandle
 
 from gradward.attacks.observation import AttackRefused, Observation, forward_weights
-from gradward.hooks import HookContext
+from gradward.attacks.training_copy import StatisticsTap, training_copy
 from gradward.losses import classification_loss
 from gradward.training import TrainingSettings
-
-
-class _EnoughSeen(Exception):
-    """Ends a forward pass whose remaining layers nobody needs."""
-
-
-def training_copy(model: nn.Module) -> nn.Module:
-    """Copy ``model`` so that forwards leave no trace in it.
-
-    BatchNorm layers in training mode normalise by the batch and keep no running statistics; those
-    in evaluation mode stay frozen. Dropout is switched off: its masks are the client's secret, and
-    no dropout is the mean over them.
-    """
-    own = copy.deepcopy(model)
-    for module in own.modules():
-        if isinstance(module, _BatchNorm) and module.training:
-            module.track_running_stats = False
-            module.running_mean = module.running_var = module.num_batches_tracked = None
-        elif isinstance(module, _DropoutNd):
-            module.eval()
-    return own
-
-
-class StatisticsTap(HookContext):
-    """Collects differentiable batch statistics at the inputs of BatchNorm layers, as a context.
-
-    Args:
-        model: its layers are hooked while the context is open.
-        names: the layers, by their names in ``model.named_modules()``.
-        stop_after: end :meth:`forward` after so many calls of these layers; None runs it through.
-    """
-
-    def __init__(self, model: nn.Module, names: Sequence[str], stop_after: int | None = None):
-        self.model = model
-        self.names = list(names)
-        self.stop_after = stop_after
-        self.calls: list[tuple[str, Tensor, Tensor]] = []
-
-    def hook(self) -> list[RemovableHandle]:
-        """Hook the named layers."""
-        return [
-            self.model.get_submodule(name).register_forward_pre_hook(self._hook(name))
-            for name in self.names
-        ]
-
-    def forward(self, images: Tensor) -> list[tuple[str, Tensor, Tensor]]:
-        """Run ``images`` and return the calls as (name, mean, unbiased variance)."""
-        self.calls = []
-        with suppress(_EnoughSeen):
-            self.model(images)
-        return self.calls
-
-    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def collect(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            value = inputs[0]
-            dims = [0, *range(2, value.ndim)]
-            var, mean = torch.var_mean(value, dim=dims, correction=1)
-            self.calls.append((name, mean, var))
-            if len(self.calls) == self.stop_after:
-                raise _EnoughSeen
-
-        return collect
 
 
 @dataclass(frozen=True)
@@ -135,7 +69,7 @@ class ClientSimulator:
         self.settings = settings
         self.model = training_copy(model)
         self._names = [n for n, p in self.model.named_parameters() if p.requires_grad]
-        self._start = [p.detach() for p in self.model.parameters() if p.requires_grad]
+        self._start = [p for p in self.model.parameters() if p.requires_grad]
 
     def run(self, images: Tensor, labels: Tensor, batches: list[list[int]]) -> SimulatedUpdate:
         """Train on ``batches`` of ``images`` and return the update.
@@ -146,25 +80,27 @@ class ClientSimulator:
             batches: for each step, the indices of its images.
         """
         settings, keep_graph = self.settings, images.requires_grad
-        weights = [p.clone().requires_grad_() for p in self._start]
-        velocity: list[Tensor] = []
-        travelled: list[Tensor] = []
+        weights: Sequence[Tensor] = self._start
+        velocity: Sequence[Tensor] = ()
+        travelled: Sequence[Tensor] = ()
         collected: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         for number, batch in enumerate(batches):
             with StatisticsTap(self.model, self.layers) as tap:
-                named = dict(zip(self._names, weights, strict=True))
-                logits = functional_call(self.model, named, (images[batch],))
-            loss = classification_loss(settings.loss, logits, labels[batch])
-            slopes = torch.autograd.grad(loss, weights, create_graph=keep_graph)
+                # Where all images share a batch, indexing would only copy them.
+                whole = batch == list(range(len(images)))
+                pictures, truths = (images, labels) if whole else (images[batch], labels[batch])
+                logits = self._logits(pictures, weights)
+            loss = classification_loss(settings.loss, logits, truths)
+            # Steps, not slopes: the learning rate then costs one product instead of one a weight.
+            steps = torch.autograd.grad(-settings.lr * loss, weights, create_graph=keep_graph)
             if settings.weight_decay:
-                slopes = tuple(
-                    g + settings.weight_decay * w for g, w in zip(slopes, weights, strict=True)
+                shrink = settings.lr * settings.weight_decay
+                steps = tuple(s - shrink * w for s, w in zip(steps, weights, strict=True))
+            if velocity and settings.momentum:
+                steps = tuple(
+                    settings.momentum * v + s for v, s in zip(velocity, steps, strict=True)
                 )
-            velocity = (
-                [settings.momentum * v + g for v, g in zip(velocity, slopes, strict=True)]
-                if velocity
-                else list(slopes)
-            )
+            velocity = steps
             travelled = (
                 [t + v for t, v in zip(travelled, velocity, strict=True)] if travelled else velocity
             )
@@ -174,19 +110,29 @@ class ClientSimulator:
                 collected[name].append(pair)
             # The weights after the last step are never used: with one step none are computed.
             if number + 1 < len(batches):
-                weights = [w - settings.lr * v for w, v in zip(weights, velocity, strict=True)]
+                weights = [w + v for w, v in zip(weights, velocity, strict=True)]
                 if not keep_graph:
                     weights = [w.detach().requires_grad_() for w in weights]
         return SimulatedUpdate(
-            [-settings.lr * (t if keep_graph else t.detach()) for t in travelled],
+            [t if keep_graph else t.detach() for t in travelled],
             [combine(collected[name], self._momenta[name]) for name in self.layers],
         )
+
+    def _logits(self, images: Tensor, weights: Sequence[Tensor]) -> Tensor:
+        if weights is self._start:
+            logits: Tensor = self.model(images)
+            return logits
+        named = dict(zip(self._names, weights, strict=True))
+        logits = functional_call(self.model, named, (images,))
+        return logits
 
 
 def combine(
     calls: Sequence[tuple[Tensor, Tensor]], momentum: float | None
 ) -> tuple[Tensor, Tensor]:
     """Weigh (mean, variance) of successive forwards as running statistics do."""
+    if len(calls) == 1:
+        return calls[0]
     weights = forward_weights(len(calls), momentum)
     mean = torch.stack([w * m for w, (m, _) in zip(weights, calls, strict=True)]).sum(0)
     var = torch.stack([w * v for w, (_, v) in zip(weights, calls, strict=True)]).sum(0)

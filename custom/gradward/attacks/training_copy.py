@@ -1,0 +1,129 @@
+"""A copy of a network for simulating training: BatchNorm that leaves no trace and tells its batch.
+
+torch's BatchNorm does not hand out the batch statistics it computes, and computing them beside it
+makes gradient matching a fifth more expensive.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.utils.hooks import RemovableHandle
+
+from gradward.attacks.observation import AttackRefused
+from gradward.hooks import HookContext
+
+_SAME_ARITHMETIC = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+
+
+class TrainingBatchNorm(nn.Module):
+    """BatchNorm in training mode, without running statistics, twice differentiable.
+
+    Args:
+        norm: whose weight and bias, if any, it shares.
+        name: of the layer, for errors.
+
+    Attributes:
+        statistics: ``(mean, unbiased variance)`` of the latest batch, each ``(C,)``.
+    """
+
+    def __init__(self, norm: _BatchNorm, name: str):
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+        self.name = name
+        self.statistics: tuple[Tensor, Tensor]
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Normalise ``(B, C, ...)`` by the batch.
+
+        Raises:
+            AttackRefused: a single value a channel, on which torch cannot train either.
+        """
+        dims = [0, *range(2, values.ndim)]
+        count = values.numel() // values.shape[1]
+        if count < 2:
+            raise AttackRefused(
+                f"layer {self.name!r} gets one value a channel: no client can train on such a batch"
+            )
+        var, mean = torch.var_mean(values, dim=dims, correction=0, keepdim=True)
+        self.statistics = (mean.flatten(), var.flatten() * (count / (count - 1)))
+        scale = torch.rsqrt(var + self.eps)
+        if self.weight is not None:
+            scale = scale * self.weight.reshape(scale.shape)
+        values = (values - mean) * scale
+        return values if self.bias is None else values + self.bias.reshape(scale.shape)
+
+
+class _EnoughSeen(Exception):
+    """Ends a forward pass whose remaining layers nobody needs."""
+
+
+def training_copy(model: nn.Module) -> nn.Module:
+    """Copy ``model`` so that forwards leave no trace in it; parameters keep names and order.
+
+    BatchNorm layers in training mode become :class:`TrainingBatchNorm`; those in evaluation mode
+    stay frozen. Dropout is switched off: its masks are the client's secret, and no dropout is the
+    mean over them.
+
+    Raises:
+        AttackRefused: a kind of BatchNorm whose arithmetic is not known.
+    """
+    own = copy.deepcopy(model)
+    for name, module in list(own.named_modules()):
+        if isinstance(module, _DropoutNd):
+            module.eval()
+        if not isinstance(module, _BatchNorm) or not module.training:
+            continue
+        if type(module).forward not in _SAME_ARITHMETIC:
+            raise AttackRefused(
+                f"layer {name!r} is a {type(module).__name__}, a BatchNorm with arithmetic of its "
+                "own, and cannot be simulated"
+            )
+        parent, _, child = name.rpartition(".")
+        setattr(own.get_submodule(parent), child, TrainingBatchNorm(module, name))
+    return own
+
+
+class StatisticsTap(HookContext):
+    """Collects differentiable batch statistics of a :func:`training_copy`'s layers, as a context.
+
+    Args:
+        model: its layers are hooked while the context is open.
+        names: the layers, by their names in ``model.named_modules()``.
+        stop_after: end :meth:`forward` after so many calls of these layers; None runs it through.
+    """
+
+    def __init__(self, model: nn.Module, names: Sequence[str], stop_after: int | None = None):
+        self.model = model
+        self.names = list(names)
+        self.stop_after = stop_after
+        self.calls: list[tuple[str, Tensor, Tensor]] = []
+
+    def hook(self) -> list[RemovableHandle]:
+        """Hook the named layers."""
+        return [
+            self.model.get_submodule(name).register_forward_hook(self._hook(name))
+            for name in self.names
+        ]
+
+    def forward(self, images: Tensor) -> list[tuple[str, Tensor, Tensor]]:
+        """Run ``images`` and return the calls as (name, mean, unbiased variance)."""
+        self.calls = []
+        with suppress(_EnoughSeen):
+            self.model(images)
+        return self.calls
+
+    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def collect(layer: nn.Module, _inputs: tuple[Tensor, ...], _output: Tensor) -> None:
+            assert isinstance(layer, TrainingBatchNorm)
+            self.calls.append((name, *layer.statistics))
+            if len(self.calls) == self.stop_after:
+                raise _EnoughSeen
+
+        return collect
