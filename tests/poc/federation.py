@@ -18,6 +18,9 @@ import psutil
 from nvflare.fuel.flare_api.api_spec import NoConnection
 from nvflare.fuel.flare_api.flare_api import new_secure_session
 
+from gradward.flare.auditor import InversionAuditor
+from gradward.flare.experiment import Experiment
+from gradward.flare.recipe import AuditRecipe
 from gradward.flare.submission import Submitted, submit_job
 from gradward.report.records import LeakageRecord
 
@@ -70,6 +73,17 @@ def tiny_job(target: Path, custom: bool = True) -> JobVariant:
     return job
 
 
+def short_recipe() -> AuditRecipe:
+    """One round of the quickstart, in Python."""
+    return AuditRecipe(
+        name="short",
+        sites=SITES,
+        experiment=Experiment("bn_cnn", "histology", [32, 32], 3, 2, seed=7),
+        auditor=InversionAuditor([{"name": "batchnorm"}], {"evaluations": 12}),
+        num_rounds=1,
+    )
+
+
 def processes_of(folder: Path) -> list[psutil.Process]:
     """Live processes that were started from a folder."""
     found = []
@@ -86,6 +100,18 @@ def kill_all(processes: Sequence[psutil.Process]) -> None:
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
+
+
+def project_with_free_ports(folder: Path) -> Path:
+    """Write poc/project.yml with ports that nobody uses: another test's may not be free yet."""
+    text = (ROOT / "poc" / "project.yml").read_text()
+    with socket.socket() as one, socket.socket() as other:
+        for bound, port in ((one, "8102"), (other, "8103")):
+            bound.bind(("localhost", 0))
+            text = text.replace(port, str(bound.getsockname()[1]))
+    project = folder / "project.yml"
+    project.write_text(text)
+    return project
 
 
 @dataclass
@@ -117,14 +143,8 @@ class Provisioned:
     folder: Path
 
     def provision(self) -> None:
-        """Make the kits, with ports that nobody uses: those of another test may not be free yet."""
-        text = (ROOT / "poc" / "project.yml").read_text()
-        with socket.socket() as one, socket.socket() as other:
-            for bound, port in ((one, "8102"), (other, "8103")):
-                bound.bind(("localhost", 0))
-                text = text.replace(port, str(bound.getsockname()[1]))
-        project = self.folder / "project.yml"
-        project.write_text(text)
+        """Make the kits."""
+        project = project_with_free_ports(self.folder)
         run(
             ["nvflare", "provision", "-p", project, "-w", self.folder / "ws"], HOME=str(self.folder)
         )

@@ -10,13 +10,21 @@ import pexpect
 import pytest
 from nvflare.recipe import ProdEnv
 
-from gradward.flare.auditor import InversionAuditor
-from gradward.flare.experiment import Experiment
-from gradward.flare.recipe import AuditRecipe
 from gradward.report.records import read_records
 
 from ..integration.harness import records_of, simulate, tensorboard_scalars
-from .federation import ADMIN, LEAD, SITES, Poc, environment, processes_of, run, scores_of, tiny_job
+from .federation import (
+    ADMIN,
+    LEAD,
+    SITES,
+    Poc,
+    environment,
+    processes_of,
+    run,
+    scores_of,
+    short_recipe,
+    tiny_job,
+)
 
 JOB_ID = "([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
 
@@ -26,17 +34,6 @@ def short_job(folder: Path) -> Path:
     job = tiny_job(folder / "job")
     job.workflow(num_rounds=1)
     return job.write()
-
-
-def short_recipe() -> AuditRecipe:
-    """The same, in Python."""
-    return AuditRecipe(
-        name="short",
-        sites=SITES,
-        experiment=Experiment("bn_cnn", "histology", [32, 32], 3, 2, seed=7),
-        auditor=InversionAuditor([{"name": "batchnorm"}], {"evaluations": 12}),
-        num_rounds=1,
-    )
 
 
 @pytest.fixture(scope="module")
