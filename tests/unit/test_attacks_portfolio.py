@@ -193,6 +193,42 @@ def test_a_loss_that_is_not_finite_fails(one: Observation) -> None:
     assert "not finite" in results["batchnorm"].reason
 
 
+class Once(torch.autograd.Function):
+    """The square root of a library that differentiates once."""
+
+    @staticmethod
+    def forward(ctx, values: Tensor) -> Tensor:
+        root = values.clamp_min(1e-3).sqrt()
+        ctx.save_for_backward(root)
+        return root
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, slope: Tensor) -> Tensor:
+        return slope / (2 * ctx.saved_tensors[0])
+
+
+class RootLayer(nn.Module):
+    def forward(self, values: Tensor) -> Tensor:
+        return Once.apply(values)
+
+
+def test_layers_that_cannot_be_attacked_are_refused_by_name() -> None:
+    model = small_net()
+    model.body[2] = RootLayer()
+    rooted = observe(model, TRUTH, LABEL, ONE)[0]
+    refused = attack(rooted, "matching", "features")
+    assert refused["matching"].status == "skipped"
+    assert "'body.2' (RootLayer) has no second derivative" in refused["matching"].reason
+    assert refused["features"].status == "ok", "one derivative is enough for it"
+
+    model = small_net()
+    model.body[0] = nn.utils.parametrizations.spectral_norm(model.body[0])
+    spectral = attack(observe(model, TRUTH, LABEL, ONE)[0], "matching")["matching"]
+    assert spectral.status == "skipped"
+    assert "'body.0.parametrizations.weight.0' (_SpectralNorm)" in spectral.reason
+
+
 def test_given_labels_are_used_and_declared(one: Observation) -> None:
     result = attack(one, "matching", labels=torch.tensor([1]))["matching"]
     assert result.labels is not None and result.labels.tolist() == [1]

@@ -21,7 +21,11 @@ from gradward.attacks.objectives import (
 from gradward.attacks.observation import AttackRefused
 from gradward.attacks.search import Search, descend_lbfgs, descend_signed_adam
 from gradward.attacks.simulation import ClientSimulator, SimulatedUpdate
-from gradward.attacks.training_copy import TrainingBatchNorm, training_copy
+from gradward.attacks.training_copy import (
+    TrainingBatchNorm,
+    layer_without_second_derivative,
+    training_copy,
+)
 
 # Share of exact zeros that only a kink leaves behind.
 MANY_ZEROS = 0.01
@@ -107,15 +111,17 @@ class MatchingOptions:
         case.limit(self.max_images, self.max_steps)
         if case.labels is None:
             raise AttackRefused("the labels are not known")
+        _refuse_single_derivatives(case)
+        labels = case.labels
         if self.start == "prior":
             start = case.copies_of_prior(self.prior_noise, generator)
         else:
             shape = (case.n_images, *case.prior.shape)
             start = torch.rand(shape, generator=generator).to(case.prior)
         if self.distance == "relative" or (self.distance == "auto" and is_smooth(case)):
-            exact = MatchingLoss(case.double(), case.labels, self)
+            exact = MatchingLoss(case.double(), labels, self)
             return descend_lbfgs(exact.relative, start.double(), allowance)
-        loss = MatchingLoss(case, case.labels, self)
+        loss = MatchingLoss(case, labels, self)
         polishing = None
         try:
             if self.polish:
@@ -172,6 +178,15 @@ class MatchingLoss:
             return 0.0
         distance = batch_statistics_distance(update.batch_statistics, self._observed)
         return self._options.bn_weight * distance
+
+
+def _refuse_single_derivatives(case: AttackCase) -> None:
+    batch = case.prior.expand(len(case.batches[0]), *case.prior.shape)
+    layer = layer_without_second_derivative(training_copy(case.observation.model), batch)
+    if layer is not None:
+        raise AttackRefused(
+            f"layer {layer} has no second derivative, so that no gradient can be matched"
+        )
 
 
 def is_smooth(case: AttackCase) -> bool:

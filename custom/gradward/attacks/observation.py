@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradward.batchnorm import BATCHNORM_BUFFERS, has_statistics
+from gradward.batchnorm import BATCHNORM_BUFFERS, has_statistics, is_batchnorm_buffer
 from gradward.training import State
 
 # Counters that went through float32 arithmetic are off by rounding; more is no counter.
@@ -71,12 +71,14 @@ class Observation:
         parameter_update: after - before for each parameter that trains, in the model's order.
         batch_statistics: of the BatchNorm layers whose buffers tell them, in the model's order.
         steps: K, the number of local steps, where all counters agree on it; else None.
+        moved_buffers: names of buffers that local training moved, BatchNorm's aside.
     """
 
     model: nn.Module
     parameter_update: State
     batch_statistics: tuple[LayerStatistics, ...]
     steps: int | None
+    moved_buffers: tuple[str, ...] = ()
 
     @property
     def has_batch_statistics(self) -> bool:
@@ -155,6 +157,11 @@ class Observation:
             },
             batch_statistics=layers,
             steps=known.pop() if len(known) == 1 else None,
+            moved_buffers=tuple(
+                name
+                for name, _ in own.named_buffers()
+                if not is_batchnorm_buffer(name) and name in change and bool(change[name].any())
+            ),
         )
 
 

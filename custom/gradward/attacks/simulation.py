@@ -47,13 +47,21 @@ class ClientSimulator:
         layers: names of the BatchNorm layers whose statistics are returned.
 
     Raises:
-        AttackRefused: the client does not train with SGD.
+        AttackRefused: the client does not train with SGD, or the network has a layer whose training
+            cannot be repeated; the message names it.
     """
 
     def __init__(self, source: Observation | nn.Module, settings: TrainingSettings):
         if settings.optimizer != "sgd":
             # Adam's first step is the sign of the gradient: its slope is zero almost everywhere.
             raise AttackRefused(f"only sgd can be simulated, the client uses {settings.optimizer}")
+        if isinstance(source, Observation) and source.moved_buffers:
+            layer, _, buffer = source.moved_buffers[0].rpartition(".")
+            kind = type(source.model.get_submodule(layer)).__name__
+            raise AttackRefused(
+                f"layer {layer!r} ({kind}) changes its buffer {buffer!r} while it trains, which "
+                "cannot be simulated"
+            )
         model = source.model if isinstance(source, Observation) else source
         if isinstance(source, Observation):
             self.layers = [layer.name for layer in source.batch_statistics]

@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -88,6 +90,59 @@ def training_copy(model: nn.Module) -> nn.Module:
         parent, _, child = name.rpartition(".")
         setattr(own.get_submodule(parent), child, TrainingBatchNorm(module, name))
     return own
+
+
+def layer_without_second_derivative(model: nn.Module, images: Tensor) -> str | None:
+    """Find a layer through which an update is no differentiable function of the images.
+
+    Not every such layer raises an error: a function that is marked as differentiable once may cut
+    the graph, and the attack would silently follow half of a slope.
+
+    Args:
+        model: a :func:`training_copy`.
+        images: ``(B, C, H, W)`` to run through it.
+
+    Returns:
+        Name and kind of the first such layer, for people; None if there is none.
+    """
+    found: list[str] = []
+
+    def look(name: str, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if inputs and isinstance(inputs[0], Tensor) and inputs[0].is_floating_point():
+            values = inputs[0].detach().clone().requires_grad_()
+            with torch.enable_grad():
+                # Hooks are run by calls, not by forward.
+                # The copy is for layers that work in place.
+                output = layer.forward(values.clone(), *inputs[1:])
+                if isinstance(output, Tensor) and not _twice_differentiable(output, values):
+                    found.append(f"{name!r} ({type(layer).__name__})")
+
+    hooks = [
+        layer.register_forward_pre_hook(partial(look, name))
+        for name, layer in model.named_modules()
+        if not list(layer.children())
+    ]
+    with torch.no_grad():
+        model(images)
+    for hook in hooks:
+        hook.remove()
+    return found[0] if found else None
+
+
+def _twice_differentiable(output: Tensor, values: Tensor) -> bool:
+    if not output.requires_grad:
+        return True  # a constant
+    # Squares, so that a linear layer's slope depends on its input too.
+    (slope,) = torch.autograd.grad(
+        output.square().sum(), values, create_graph=True, allow_unused=True
+    )
+    if slope is None:
+        return True
+    try:
+        (second,) = torch.autograd.grad(slope.square().sum(), values, allow_unused=True)
+    except RuntimeError:
+        return False
+    return second is not None
 
 
 class StatisticsTap(HookContext):
