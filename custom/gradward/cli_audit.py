@@ -20,6 +20,7 @@ from gradward.data import DataError, ImageSet
 from gradward.data.folder import read_folder
 from gradward.data.form import ImageForm
 from gradward.data.readers import read_image
+from gradward.losses import LOSSES
 from gradward.models import build_model
 from gradward.state_files import UpdateIs, read_state
 from gradward.training import TrainingSettings
@@ -61,6 +62,7 @@ class _Labels(click.ParamType):
 @click.option("--epochs", type=int, default=1, show_default=True, help="Of the client.")
 @click.option("--steps", type=int, help="Of the client, in place of --epochs.")
 @click.option("--optimizer", type=click.Choice(OPTIMIZERS), default="sgd", show_default=True)
+@click.option("--loss", type=click.Choice(LOSSES), default="cross_entropy", show_default=True)
 @click.option("--momentum", type=float, default=0.0, show_default=True)
 @click.option("--weight-decay", type=float, default=0.0, show_default=True)
 @click.option("--labels", type=_Labels(), help="E.g. 1,0; inferred if not given.")
@@ -116,6 +118,7 @@ def _audit(given: dict[str, Any], progress: AuditProgress) -> AuditResult:
                 "epochs",
                 "steps",
                 "optimizer",
+                "loss",
                 "momentum",
                 "weight_decay",
             )
