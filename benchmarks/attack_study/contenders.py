@@ -87,7 +87,7 @@ _DEEP = _breaching("deepleakage", "deepleakage, labels given", attack_type="opti
 _LEAKPRO_IG = _leakpro("inverting_gradients")
 _LEAKPRO_RUNNING = _leakpro("gia_running")
 
-_LENET_OURS = _ours("matching", start="random", distance="relative")
+_LENET_OURS = _ours("matching", start="random")
 _LENET = (
     replace(_LENET_OURS, name="GradWard matching, 500 evaluations", evaluations=500),
     _LENET_OURS,
@@ -96,7 +96,7 @@ _LENET = (
     _LEAKPRO_IG,
 )
 _BN_FC = (
-    _ours("matching", start="random", tv_weight=0.05, bn_weight=0.1, polish=0.0),
+    _ours("matching", start="random"),
     _INVERTING,
     _SEE_THROUGH,
     _LEAKPRO_IG,

@@ -114,12 +114,23 @@ class HeadLoss:
         else:
             self._labels = case.labels
             name, self._target = head_change(observation, settings)
+        self._pixels = case.n_images * case.prior.numel()
         self._options, self._settings, self._batches = options, settings, case.batches
         self._gains = momentum_gains(len(case.batches), settings.momentum)
         self._model = training_copy(observation.model).requires_grad_(False)
         self._recorder = InputRecorder(self._model, name)
         self._layers = observation.batch_statistics
         self._observed = [(layer.mean, layer.var) for layer in self._layers]
+
+    @property
+    def determines_images(self) -> bool:
+        """Whether the layer's gradient has as many independent values as the images have pixels.
+
+        Its rank is below the number of classes, for the slopes of an image add up to zero. After
+        several steps the weights have moved too far from where this loss holds them.
+        """
+        classes, features = self._target[0].shape
+        return len(self._batches) == 1 and (classes - 1) * features >= self._pixels
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the loss of ``images`` ``(n_images, C, H, W)``, a scalar."""

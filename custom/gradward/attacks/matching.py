@@ -49,7 +49,8 @@ class MatchingOptions:
         prior_noise: standard deviation of what tells apart the copies of the prior.
         polish: share of the budget for a second stage, which inverts the last layer's gradient
             (:class:`HeadLoss`) from where the first one ended; it is left out where the update
-            does not give it away, and behind ``"relative"``.
+            does not give it away or it tells too little of several images, and behind
+            ``"relative"``.
         max_images: larger updates are refused.
         max_steps: longer local trainings are refused; memory and time grow with them.
     """
@@ -122,12 +123,7 @@ class MatchingOptions:
             exact = MatchingLoss(case.double(), labels, self)
             return descend_lbfgs(exact.relative, start.double(), allowance)
         loss = MatchingLoss(case, labels, self)
-        polishing = None
-        try:
-            if self.polish:
-                polishing = HeadLoss(case, FeatureOptions(max_steps=self.max_steps))
-        except AttackRefused:
-            pass
+        polishing = self._polishing(case)
         first = allowance.until(1 - self.polish) if polishing else allowance
         search = descend_signed_adam(loss.cosine, start, self.lr, first)
         if polishing and search.images is not None:
@@ -137,6 +133,16 @@ class MatchingOptions:
             allowance.meter.reserved = 0
             search.consider(polished.images, loss.cosine)
         return search
+
+    def _polishing(self, case: AttackCase) -> HeadLoss | None:
+        """Return the second stage's loss where it has a say."""
+        if not self.polish:
+            return None
+        try:
+            loss = HeadLoss(case, FeatureOptions(max_steps=self.max_steps))
+        except AttackRefused:
+            return None
+        return loss if case.n_images == 1 or loss.determines_images else None
 
 
 class MatchingLoss:
