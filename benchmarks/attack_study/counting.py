@@ -12,14 +12,9 @@ import torch
 from gradward.attacks import Observation
 from gradward.attacks.labels import infer_labels
 from gradward.models import build_model
-from gradward.training import (
-    RawImages,
-    TrainingSettings,
-    state_copy,
-    state_difference,
-    train_locally,
-)
+from gradward.training import TrainingSettings
 
+from .instances import train_client
 from .pictures import load_pictures, seeded
 from .store import VERSION
 from .study import label_accuracy
@@ -101,10 +96,7 @@ def _accuracy(counting: Counting, group: int, seed: int, cache: Path) -> float:
     order = torch.randperm(len(pictures.victims), generator=seeded(seed, group))[:BATCH]
     chosen = pictures.victims.subset(order)
     settings = TrainingSettings(lr=0.01, batch_size=BATCH)
-    before = state_copy(model)
-    source = RawImages(chosen.images, chosen.labels)
-    train_locally(model, source, settings, seeded(seed, group))
-    update = state_difference(state_copy(model), before)
-    observation = Observation.from_update(model, before, update)
+    update, _ = train_client(model, chosen.images, chosen.labels, settings, seeded(seed, group))
+    observation = Observation.from_update(model, model.state_dict(), update)
     public = pictures.control.images
     return label_accuracy(infer_labels(observation, settings, BATCH, 1, public), chosen.labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -85,9 +86,10 @@ def make_instance(case: Case, picture: int, seed: int, cache: Path = CACHE) -> I
     model = global_model(case, seed, cache)
     if case.classes is not None:
         labels = torch.arange(case.n_images) % case.classes
-    update, order = _train(model, images, labels, case.settings, seed)
+    drawn = partial(seeded, seed, case.n_images)
+    update, order = train_client(model, images, labels, case.settings, drawn())
     public = pictures.control.subset(torch.arange(case.n_images) % len(pictures.control))
-    wrong, order_wrong = _train(model, public.images, public.labels, case.settings, seed)
+    wrong, order_wrong = train_client(model, public.images, public.labels, case.settings, drawn())
     if case.withheld:
         update = {name: v for name, v in update.items() if not is_batchnorm_buffer(name)}
     wrong = withhold_alike(wrong, update)
@@ -103,12 +105,16 @@ def make_instance(case: Case, picture: int, seed: int, cache: Path = CACHE) -> I
     )
 
 
-def _train(
-    model: nn.Module, images: Tensor, labels: Tensor, settings: TrainingSettings, seed: int
+def train_client(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    settings: TrainingSettings,
+    generator: torch.Generator,
 ) -> tuple[State, Tensor]:
     """Return the update of one epoch, and the images' order in it; the model stays as it is."""
     before = state_copy(model)
-    run = train_locally(model, RawImages(images, labels), settings, seeded(seed, len(images)))
+    run = train_locally(model, RawImages(images, labels), settings, generator)
     update = state_difference(state_copy(model), before)
     model.load_state_dict(before)
     return update, torch.tensor(run.images_seen)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from gradward.attacks.budget import Allowance
 from gradward.attacks.case import AttackCase
-from gradward.attacks.head import InputRecorder, layer_change
+from gradward.attacks.head import InputRecorder, layer_change, single_input
 from gradward.attacks.knowledge import Knowledge
 from gradward.attacks.observation import AttackRefused
 from gradward.attacks.search import BudgetSpent, Search
@@ -79,7 +79,7 @@ class AnalyticOptions:
             raise AttackRefused(f"the first layer {name!r} has no bias that trains")
         weight, bias = (value.double() for value in change)
         if case.n_images == 1:
-            inputs = (bias @ weight / bias.square().sum())[None]
+            inputs = single_input(weight, bias, "first layer")[None]
         else:
             inputs = self._candidates(weight, bias, scale, shift, case.n_images)
         images = ((inputs - shift) / scale).reshape(-1, *case.prior.shape)

@@ -6,7 +6,6 @@ For small batches these, not the gradients, carry the picture. Withholding the b
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
@@ -15,10 +14,10 @@ from torch import Tensor
 from gradward.attacks.budget import Allowance
 from gradward.attacks.case import AttackCase
 from gradward.attacks.knowledge import Knowledge
-from gradward.attacks.objectives import batch_statistics_distance, total_variation
+from gradward.attacks.objectives import total_variation
 from gradward.attacks.observation import AttackRefused
 from gradward.attacks.search import Search, descend_lbfgs
-from gradward.attacks.simulation import combine
+from gradward.attacks.simulation import distance_of_calls
 from gradward.attacks.training_copy import StatisticsTap, training_copy
 
 # Share of the layers, in the order of the forward pass, and of the budget at the stage's end. Deep
@@ -116,17 +115,14 @@ class StatisticsLoss:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the loss of ``images`` ``(n_images, C, H, W)``, a scalar."""
-        collected: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         seen: dict[tuple[int, ...], list[tuple[str, Tensor, Tensor]]] = {}
+        calls = []
         names = [layer.name for layer in self._layers]
         with StatisticsTap(self._model, names, self._stop_after) as tap:
             for batch in self._batches:
                 # With frozen weights a batch that comes again gives the same statistics.
                 if (key := tuple(batch)) not in seen:
                     seen[key] = tap.forward(images[batch])
-                for name, mean, var in seen[key]:
-                    collected[name].append((mean, var))
-        candidate = [combine(collected[layer.name], layer.momentum) for layer in self._layers]
-        observed = [(layer.mean, layer.var) for layer in self._layers]
-        distance = batch_statistics_distance(candidate, observed)
+                calls += seen[key]
+        distance = distance_of_calls(calls, self._layers)
         return distance + self._tv_weight * total_variation(images)

@@ -6,7 +6,6 @@ but may be withheld.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
@@ -22,13 +21,12 @@ from gradward.attacks.head import (
 )
 from gradward.attacks.knowledge import Knowledge
 from gradward.attacks.objectives import (
-    batch_statistics_distance,
     relative_distance,
     total_variation,
 )
 from gradward.attacks.observation import AttackRefused
 from gradward.attacks.search import Search, descend_lbfgs
-from gradward.attacks.simulation import combine
+from gradward.attacks.simulation import distance_of_calls
 from gradward.attacks.training_copy import StatisticsTap, training_copy
 from gradward.losses import logit_slopes
 
@@ -120,7 +118,6 @@ class HeadLoss:
         self._model = training_copy(observation.model).requires_grad_(False)
         self._recorder = InputRecorder(self._model, name)
         self._layers = observation.batch_statistics
-        self._observed = [(layer.mean, layer.var) for layer in self._layers]
 
     @property
     def determines_images(self) -> bool:
@@ -137,13 +134,8 @@ class HeadLoss:
         passes = self._passes(images)
         value = relative_distance(self._told(passes), self._target)
         if self._layers:
-            collected = defaultdict(list)
-            for item in passes:
-                for name, mean, var in item.statistics:
-                    collected[name].append((mean, var))
-            candidate = [combine(collected[layer.name], layer.momentum) for layer in self._layers]
-            distance = batch_statistics_distance(candidate, self._observed)
-            value = value + self._options.bn_weight * distance
+            calls = [call for item in passes for call in item.statistics]
+            value = value + self._options.bn_weight * distance_of_calls(calls, self._layers)
         return value + self._options.tv_weight * total_variation(images)
 
     def _passes(self, images: Tensor) -> list[_Pass]:

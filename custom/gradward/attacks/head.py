@@ -83,14 +83,33 @@ def head_change(observation: Observation, settings: TrainingSettings) -> tuple[s
     return name, layer_change(observation, settings, name)
 
 
+def single_input(weight: Tensor, bias: Tensor, layer: str) -> Tensor:
+    """Return what a layer was fed with by an update's only image, ``(inputs,)``.
+
+    The gradient of its weight is ``db h^T`` with db that of its bias, so ``h = dW^T db / |db|^2``
+    (Phong et al., IEEE TIFS 2018, section 3; here by least squares over all rows).
+
+    Args:
+        weight: ``(outputs, inputs)``, what moved.
+        bias: ``(outputs,)``, likewise.
+        layer: for the error, in words.
+
+    Raises:
+        AttackRefused: the bias did not move.
+    """
+    size = bias.square().sum()
+    if not bool(size > 0):
+        raise AttackRefused(f"the {layer}'s bias did not move")
+    return (bias @ weight) / size
+
+
 def single_image_features(
     observation: Observation, settings: TrainingSettings
 ) -> tuple[str, Tensor]:
     """Return the last linear layer's name and what it was fed with by an update's only image.
 
-    The gradient of its weight is ``db h^T`` with db that of its bias, so ``h = dW^T db / |db|^2``
-    (Phong et al., IEEE TIFS 2018, section 3; here by least squares over all rows). After several
-    steps it is a mean of h over them, weighted by how wrong the model was at each.
+    By :func:`single_input`. After several steps it is a mean over them, weighted by how wrong the
+    model was at each.
 
     Args:
         observation: of an update by SGD on one image.
@@ -106,10 +125,7 @@ def single_image_features(
     if len(change) < 2:
         raise AttackRefused("the last linear layer has no bias that trains")
     weight, bias = change
-    size = bias.square().sum()
-    if not bool(size > 0):
-        raise AttackRefused("the last linear layer's bias did not move")
-    features = (bias @ weight) / size
+    features = single_input(weight, bias, "last linear layer")
     if not bool(features.any()):
         raise AttackRefused("the last linear layer's weight did not move")
     return name, features

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gradward.attacks.observation import AttackRefused, Observation, forward_weights
+from gradward.attacks.objectives import batch_statistics_distance
+from gradward.attacks.observation import (
+    AttackRefused,
+    LayerStatistics,
+    Observation,
+    forward_weights,
+)
 from gradward.attacks.training_copy import StatisticsTap, training_copy
 from gradward.losses import classification_loss
 from gradward.training import TrainingSettings
@@ -145,3 +151,22 @@ def combine(
     mean = torch.stack([w * m for w, (m, _) in zip(weights, calls, strict=True)]).sum(0)
     var = torch.stack([w * v for w, (_, v) in zip(weights, calls, strict=True)]).sum(0)
     return mean, var
+
+
+def distance_of_calls(
+    calls: Iterable[tuple[str, Tensor, Tensor]], layers: Sequence[LayerStatistics]
+) -> Tensor:
+    """Return how far forwards' batch statistics are from the observed ones, a scalar.
+
+    Args:
+        calls: (name, mean, unbiased variance) of all local steps in their order, as a
+            :class:`StatisticsTap` collects them.
+        layers: observed, each among the calls.
+    """
+    collected: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+    for name, mean, var in calls:
+        collected[name].append((mean, var))
+    return batch_statistics_distance(
+        [combine(collected[layer.name], layer.momentum) for layer in layers],
+        [(layer.mean, layer.var) for layer in layers],
+    )
