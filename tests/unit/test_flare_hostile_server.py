@@ -19,7 +19,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.widgets.streaming import AnalyticsSender
 
-from gradward.attacks.portfolio import ATTACK_NAMES
+from gradward.attacks.spec import ATTACK_NAMES
 from gradward.data import load_public_set, load_split
 from gradward.flare.precision import COUNTS, GRIDS, bits_of_an_answer, is_coarse
 from gradward.flare.protocol import PROTOCOL, SCORE_NAMES, SCORE_TASK, ScoreReply

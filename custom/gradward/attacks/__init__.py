@@ -5,13 +5,12 @@ from gradward.attacks.control import control_update
 from gradward.attacks.knowledge import Knowledge
 from gradward.attacks.observation import AttackRefused, Observation, ObservationError
 from gradward.attacks.portfolio import (
-    ATTACK_NAMES,
     AttackResult,
-    AttackSpec,
     Restart,
     images_in_update,
     run_portfolio,
 )
+from gradward.attacks.spec import ATTACK_NAMES, AttackSpec
 
 __all__ = [
     "ATTACK_NAMES",

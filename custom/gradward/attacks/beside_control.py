@@ -11,7 +11,8 @@ from torch import Tensor
 from gradward.attacks.budget import Budget
 from gradward.attacks.control import control_update, withhold_alike
 from gradward.attacks.observation import Observation
-from gradward.attacks.portfolio import AttackResult, AttackSpec, Progress, run_portfolio
+from gradward.attacks.portfolio import AttackResult, Progress, run_portfolio
+from gradward.attacks.spec import AttackSpec
 from gradward.training import TrainingSettings
 
 

@@ -23,12 +23,8 @@ import torch
 from gradward.attacks.beside_control import run_beside_control
 from gradward.attacks.budget import Budget
 from gradward.attacks.observation import Observation, ObservationError
-from gradward.attacks.portfolio import (
-    REASON_LENGTH,
-    AttackResult,
-    AttackSpec,
-    images_in_update,
-)
+from gradward.attacks.portfolio import REASON_LENGTH, AttackResult, images_in_update
+from gradward.attacks.spec import AttackSpec
 from gradward.attacks.spool import load_state, save_state
 from gradward.models import build_model
 from gradward.training import TrainingSettings

@@ -11,7 +11,7 @@ import numpy as np
 from nvflare.apis.shareable import Shareable
 
 from gradward.attacks.budget import Budget
-from gradward.attacks.portfolio import AttackSpec
+from gradward.attacks.spec import AttackSpec
 from gradward.attacks.worker_process import WorkerProcess
 from gradward.flare.audit_spool import AuditSpool, CapturedUpdate
 from gradward.flare.experiment import Experiment

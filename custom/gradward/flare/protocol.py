@@ -11,7 +11,7 @@ import numpy as np
 from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.shareable import Shareable
 
-from gradward.attacks.portfolio import ATTACK_NAMES
+from gradward.attacks.spec import ATTACK_NAMES
 from gradward.flare.states import MessageError, read_dxo
 from gradward.metrics.scores import Scores
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from gradward.attacks.budget import Budget
 from gradward.attacks.observation import Observation
-from gradward.attacks.portfolio import AttackSpec, run_portfolio
+from gradward.attacks.portfolio import run_portfolio
+from gradward.attacks.spec import AttackSpec
 from gradward.data import ImageSet, PublicSet
 from gradward.flare.experiment import Experiment
 from gradward.flare.rounds import recall_round
