@@ -361,8 +361,12 @@ def test_bad_specifications(spec: dict, error: type[Exception], message: str) ->
 def test_specifications_by_name() -> None:
     specs = AttackSpec.check_all([{"name": "matching", "lr": 1}, {"name": "batchnorm"}])
     assert [spec.name for spec in specs] == ["matching", "batchnorm"]
-    with pytest.raises(ValueError, match="once"):
-        AttackSpec.check_all([{"name": "matching"}, {"name": "matching"}])
+    for wrong in ([{"name": "matching"}, {"name": "matching"}], []):
+        with pytest.raises(ValueError, match="at least one, and each may be named once"):
+            AttackSpec.check_all(wrong)
+    for shape in ("matching", {"name": "matching"}, ["matching"], None):
+        with pytest.raises(ValueError, match="must be a list of objects"):
+            AttackSpec.check_all(shape)  # type: ignore[arg-type]
 
 
 def test_knowledge_takes_three_words() -> None:

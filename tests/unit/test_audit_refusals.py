@@ -45,7 +45,8 @@ def cut(states: tuple[State, State]) -> tuple[State, State]:
         (None, {"prior": torch.zeros(3, 16, 16)}, "the prior must be .* got .3, 16, 16."),
         (None, {"prior": torch.full((3, 32, 32), 2.0)}, r"the prior: images must .* \[0, 1\]"),
         (None, {"truth": torch.zeros(1, 1, 32, 32)}, "the truth must be"),
-        (None, {"attacks": [AttackSpec("features")] * 2}, "each may be named once"),
+        (None, {"attacks": [AttackSpec("features")] * 2}, "each may be named once, got"),
+        (None, {"attacks": []}, r"at least one, and each may be named once, got \[\]"),
         (None, {"image_shape": (1, 32, 32)}, "cannot train on 1-channel 32x32 images"),
     ],
 )

@@ -80,13 +80,21 @@ class AttackSpec:
         """Build the attacks of a job, each ``{"name": ..., option: value, ...}``.
 
         Raises:
-            ValueError, TypeError: as the constructor, no attack at all, or a name twice (results go
-                by name).
+            ValueError, TypeError: as the constructor, no attack at all, or a name twice.
         """
-        if isinstance(specs, str) or not specs:
-            raise ValueError(f"attacks must be a non-empty list of objects, got {specs!r}")
+        if not isinstance(specs, Sequence) or not all(isinstance(s, Mapping) for s in specs):
+            raise ValueError(f"attacks must be a list of objects, got {specs!r}")
         built = [cls(**spec) for spec in specs]
-        names = [spec.name for spec in built]
-        if len(set(names)) < len(names):
-            raise ValueError(f"each attack may be named once, got {names}")
+        check_distinct(built)
         return built
+
+
+def check_distinct(specs: Sequence[AttackSpec]) -> None:
+    """Make sure that there are attacks, each once: results go by the attack's name.
+
+    Raises:
+        ValueError: none, or a name twice.
+    """
+    names = [spec.name for spec in specs]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"attacks must be at least one, and each may be named once, got {names}")

@@ -21,6 +21,7 @@ from gradward.attacks import (
 )
 from gradward.attacks.beside_control import run_beside_control
 from gradward.attacks.portfolio import Progress
+from gradward.attacks.spec import check_distinct
 from gradward.audit.facts import AuditError, AuditFacts, facts_of_update
 from gradward.audit.references import References, check_form
 from gradward.audit.result import AuditResult
@@ -106,8 +107,10 @@ def audit_update(
         check_form("the truth", truth, image_shape)
     references = References.choose(prior, public, image_shape)
     specs = [AttackSpec(name) for name in ATTACK_NAMES] if attacks is None else list(attacks)
-    if not specs or len({spec.name for spec in specs}) < len(specs):
-        raise AuditError("attacks must be at least one, and each may be named once")
+    try:
+        check_distinct(specs)
+    except ValueError as error:
+        raise AuditError(str(error)) from None
     bound = Budget(cpu_seconds=CPU_SECONDS) if budget is None else budget
     control_images, control_labels = references.control_set(labels, classes)
     try:

@@ -64,7 +64,7 @@ class InversionAuditor(FLComponent):
         """Check every argument.
 
         Args:
-            attacks: fields of :class:`gradward.attacks.portfolio.AttackSpec`, one entry an attack.
+            attacks: fields of :class:`gradward.attacks.AttackSpec`, one entry an attack.
             budget: fields of :class:`gradward.attacks.budget.Budget`, for each attack.
             experiment_id: id of the job's :class:`~gradward.flare.experiment.Experiment`.
             every_n_rounds: audit rounds whose number this divides.

@@ -91,7 +91,7 @@ class LeakageGate(Filter):
         """Check every argument.
 
         Args:
-            attacks: fields of :class:`gradward.attacks.portfolio.AttackSpec`, one entry an attack.
+            attacks: fields of :class:`gradward.attacks.AttackSpec`, one entry an attack.
             budget: fields of :class:`gradward.attacks.budget.Budget`, for each attack.
             limits: greatest value allowed, best of attacks and mean over the round's images, of
                 any of ``recovered``, ``rdlv`` and ``reid``.

@@ -29,7 +29,7 @@ class SelfAttack:
         """Check the attacks and their budget.
 
         Args:
-            attacks: fields of :class:`gradward.attacks.portfolio.AttackSpec`, one entry an attack.
+            attacks: fields of :class:`gradward.attacks.AttackSpec`, one entry an attack.
             budget: fields of :class:`gradward.attacks.budget.Budget`, for each attack.
 
         Raises:
