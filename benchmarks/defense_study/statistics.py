@@ -9,6 +9,8 @@ from itertools import pairwise
 
 from scipy.stats import norm, t
 
+from gradward.metrics import wilson_interval
+
 from .scoring import Evidence
 
 CONFIDENCE = 0.95
@@ -38,12 +40,8 @@ def proportion(hits: float, trials: float) -> Interval:
 
     Each bound holds by itself with 95 % (one-sided), as the bars of the study ask.
     """
-    z = norm.ppf(CONFIDENCE)
     share = hits / trials
-    centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
-    spread = math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
-    half = z * spread / (1 + z**2 / trials)
-    return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
+    return Interval(share, *wilson_interval(share, trials, CONFIDENCE))
 
 
 def relative_error(evidence: Evidence) -> Interval:

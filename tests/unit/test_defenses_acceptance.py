@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scipy.stats import binomtest
 
 from gradward.data import DataError
 from gradward.defenses.acceptance import (
@@ -12,7 +11,6 @@ from gradward.defenses.acceptance import (
     PerturbationRefused,
     joined,
     judge_channel,
-    wilson_bound,
 )
 from gradward.defenses.adversary import OracleSettings, class_means, fit_oracle
 from gradward.defenses.channel import GatedChannel
@@ -96,9 +94,3 @@ def test_the_attacker_improves_on_each_single_method_and_on_guessing() -> None:
     expected = (result.reconstructions - SITE.images).square().mean()
     expected = expected / (prior - SITE.images).square().mean()
     assert float(expected) == pytest.approx(result.relative_mse, rel=1e-4)
-
-
-@pytest.mark.parametrize(("hits", "trials"), [(0, 50), (3, 300), (150, 300), (20, 20)])
-def test_wilson_bound_is_scipys(hits: int, trials: int) -> None:
-    interval = binomtest(hits, trials).proportion_ci(confidence_level=0.9, method="wilson")
-    assert wilson_bound(hits / trials, trials) == pytest.approx(interval.high, abs=2e-4)

@@ -13,12 +13,12 @@ from gradward.data.images import DataError, ImageSet
 from gradward.defenses.adversary import OracleSettings, fit_oracle
 from gradward.defenses.channel import GatedChannel
 from gradward.metrics.linkage import likelihood_linkage, same_class_gallery
+from gradward.metrics.proportion import wilson_interval
 
 GALLERY = 100
 _SMALLEST_GALLERY = 10
 _MOST_VICTIMS = 150
 _TRIALS = 300
-_Z = 1.645
 
 
 class PerturbationRefused(RuntimeError):
@@ -134,7 +134,7 @@ def judge_channel(
     )
     linkage = float(linked.mean())
     # Attacks on one victim are not independent: the bound counts victims.
-    bound = wilson_bound(linkage, len(attacked))
+    _, bound = wilson_interval(linkage, len(attacked))
     return Acceptance(
         linkage=linkage,
         linkage_bound=bound,
@@ -144,18 +144,6 @@ def judge_channel(
         victims=len(attacked),
         accepted=bound <= limits.max_linkage and attack.relative_mse >= limits.min_mse,
     )
-
-
-def wilson_bound(fraction: float, trials: int) -> float:
-    """One-sided upper 95 % confidence bound of a probability (Wilson 1927).
-
-    Args:
-        fraction: of the trials that succeeded, in [0, 1].
-        trials: at least 1.
-    """
-    square = _Z**2 / trials
-    spread = math.sqrt(fraction * (1 - fraction) / trials + square / (4 * trials))
-    return min(1.0, (fraction + square / 2 + _Z * spread) / (1 + square))
 
 
 def joined(one: ImageSet, other: ImageSet) -> ImageSet:

@@ -11,6 +11,7 @@ from gradward.metrics.linkage import (
 from gradward.metrics.matching import match
 from gradward.metrics.membership import empirical_epsilon, membership_auc, membership_auc_upper
 from gradward.metrics.pictures import score_pictures
+from gradward.metrics.proportion import wilson_interval
 from gradward.metrics.recovery import rdlv, recovered_fraction
 from gradward.metrics.reidentification import MINIMUM_GALLERY, build_gallery, gallery_ranks
 from gradward.metrics.scores import (
@@ -52,4 +53,5 @@ __all__ = [
     "ssim",
     "ssim_matrix",
     "train_judge",
+    "wilson_interval",
 ]
