@@ -207,6 +207,18 @@ def test_the_sites_own_entry_counts(site: KitFolder) -> None:
     assert site.finding("device").level == OK
 
 
+def test_audit_devices_that_are_not_there_are_a_problem(server: KitFolder) -> None:
+    server.allow_ours()
+    server.write("gradward.json", {"audit_devices": ["cpu", "cpu"]})
+    assert server.finding("audit devices").text == "attack workers compute on cpu, cpu"
+    assert server.doctor().exit_code == 0
+    server.write("gradward.json", {"device": "cpu", "audit_devices": ["cpu", "cuda:63"]})
+    found = server.finding("audit devices")
+    assert found.level == PROBLEM and "'cuda:63'" in found.text
+    assert "'audit_devices' in local/gradward.json" in found.text
+    assert server.finding("device").level == OK and server.doctor().exit_code == 1
+
+
 def test_gpus_that_are_offered_but_not_there_are_a_problem(site: KitFolder) -> None:
     resources = site.resources()
     resources["components"][0]["args"]["num_of_gpus"] = 99

@@ -124,11 +124,17 @@ def read_settings(folder: Path, site: str) -> dict[str, Any]:
     return settings
 
 
-def choose_device(setting: str | None) -> str:
+def choose_device(
+    setting: str | None, entry: str = "'device' in local/gradward.json or GRADWARD_DEVICE"
+) -> str:
     """Return the device a party computes on.
 
     A site's own setting wins. Without one, a GPU is used where NVFlare gave one to the job (it
     then sets ``CUDA_VISIBLE_DEVICES``), otherwise the CPU.
+
+    Args:
+        setting: the party's own.
+        entry: where it stands, for messages.
 
     Raises:
         SiteSettingsError: the chosen device is not there.
@@ -138,12 +144,14 @@ def choose_device(setting: str | None) -> str:
         return "cuda:0" if granted and torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(setting)
-    except RuntimeError:
-        raise SiteSettingsError(f"device {setting!r} is not known; use 'cpu' or 'cuda:0'") from None
+    except (RuntimeError, TypeError):
+        raise SiteSettingsError(
+            f"device {setting!r} is not known; correct {entry}, e.g. to 'cpu' or 'cuda:0'"
+        ) from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise SiteSettingsError(
             f"device {setting!r} was chosen, but {torch.cuda.device_count()} CUDA devices are "
-            "visible; correct 'device' in local/gradward.json or GRADWARD_DEVICE"
+            f"visible; correct {entry}"
         )
     return setting
 
@@ -172,16 +180,26 @@ def open_site(fl_ctx: FLContext) -> Site:
         job_folder=job_folder,
         data=data,
         device=device,
-        audit_devices=_audit_devices(settings.get("audit_devices", [device])),
+        audit_devices=choose_audit_devices(settings.get("audit_devices", [device])),
         threads=threads,
         **vars(read_policies(settings)),
     )
 
 
-def _audit_devices(settings: Any) -> tuple[str, ...]:
-    if not isinstance(settings, list) or not settings:
+def choose_audit_devices(settings: Any) -> tuple[str, ...]:
+    """Return the devices that a server's attack workers compute on, one after the other.
+
+    Args:
+        settings: what ``local/gradward.json`` says of ``audit_devices``.
+
+    Raises:
+        SiteSettingsError: no list of devices, or one of them is not there.
+    """
+    listed = isinstance(settings, list) and all(isinstance(setting, str) for setting in settings)
+    if not listed or not settings:
         raise SiteSettingsError(f"'audit_devices' must be a list of devices, got {settings!r}")
-    return tuple(choose_device(setting) for setting in settings)
+    entry = "'audit_devices' in local/gradward.json"
+    return tuple(choose_device(setting, entry) for setting in settings)
 
 
 def _check_scope(wanted: Any, fl_ctx: FLContext) -> None:

@@ -36,6 +36,7 @@ def examine(folder: Path | None) -> list[Finding]:
         for check in _CHECKS:
             findings += check(kit)
         findings.append(machine.devices(kit.settings, kit.resources))
+        findings += machine.audit_devices(kit.settings)
         return findings + machine.data_sets(kit.settings.get("data", {}), kit.name, kit.role)
 
 

@@ -23,7 +23,7 @@ from gradward.data import (
 from gradward.flare.doctor.findings import ATTENTION, OK, PROBLEM, Finding
 from gradward.flare.kit_setup import component_arguments
 from gradward.flare.policies import SiteSettingsError
-from gradward.flare.site import choose_device
+from gradward.flare.site import choose_audit_devices, choose_device
 
 TESTED_NVFLARE = "2.9.0"
 # Reading at any size shows whether files can be read.
@@ -75,6 +75,22 @@ def devices(settings: Mapping[str, Any], resources: Mapping[str, Any]) -> Findin
         )
     where = "a GPU where a job asks for one" if chosen is None and offered else device
     return Finding(OK, "device", f"{where}; {visible} GPUs are there, {offered} offered to jobs")
+
+
+def audit_devices(settings: Mapping[str, Any]) -> list[Finding]:
+    """Whether the devices of the attack workers are there, where the party names any.
+
+    Args:
+        settings: ``local/gradward.json`` of the party.
+    """
+    if "audit_devices" not in settings:
+        return []
+    try:
+        named = choose_audit_devices(settings["audit_devices"])
+    except SiteSettingsError as error:
+        remedy = "no job can run before 'audit_devices' in local/gradward.json is corrected"
+        return [Finding(PROBLEM, "audit devices", str(error), remedy)]
+    return [Finding(OK, "audit devices", f"attack workers compute on {', '.join(named)}")]
 
 
 def data_sets(described: Mapping[str, Any], name: str, role: str) -> list[Finding]:
