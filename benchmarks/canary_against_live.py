@@ -54,6 +54,9 @@ DEFENCES: dict[str, dict[str, Any] | None] = {
     },
 }
 
+# On a busy machine the audits of the last rounds outlast the half hour that a job gives them.
+DRAIN_TIMEOUT = 3 * 3600
+
 Pair = tuple[str, int, int]
 """Site, round, seed."""
 
@@ -81,6 +84,9 @@ def write_job(source: Path, target: Path, subject: str, variant: Variant) -> Non
     for file in target.glob("*/config/config_fed_server.json"):
         config = json.loads(file.read_text())
         config["workflows"][0]["args"]["num_rounds"] = variant.rounds
+        for workflow in config["workflows"]:
+            if workflow["path"].endswith(".AuditDrain"):
+                workflow["args"]["timeout"] = DRAIN_TIMEOUT
         (auditor,) = (item["args"] for item in config["components"] if item["id"] == "auditor")
         if variant.evaluations is not None:
             auditor["budget"]["evaluations"] = variant.evaluations

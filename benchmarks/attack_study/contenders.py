@@ -12,6 +12,7 @@ from torch import Tensor
 from gradward.attacks import ATTACK_NAMES, AttackSpec, Budget, run_portfolio
 
 from .instances import Instance
+from .pictures import load_pictures
 
 Tool = Literal["gradward", "breaching", "leakpro"]
 
@@ -167,6 +168,7 @@ def run_ours(contender: Contender, instance: Instance, cpu_seconds: float) -> Ou
         budget=Budget(cpu_seconds=cpu_seconds, evaluations=contender.evaluations),
         seed=instance.seed,
         labels=update.labels if case.labels == "given" else None,
+        public=load_pictures(case.side).public,
     )
     return Outcome(
         "refused" if result.status == "skipped" else result.status,

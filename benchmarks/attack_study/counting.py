@@ -39,6 +39,7 @@ class Counting:
 
 COUNTINGS = (
     Counting("lenet", 32, False),
+    Counting("lenet", 32, True),
     Counting("bn_cnn", 32, False),
     Counting("bn_cnn", 32, True),
     Counting("resnet18", 64, False),
@@ -98,5 +99,7 @@ def _accuracy(counting: Counting, group: int, seed: int, cache: Path) -> float:
     settings = TrainingSettings(lr=0.01, batch_size=BATCH)
     update, _ = train_client(model, chosen.images, chosen.labels, settings, seeded(seed, group))
     observation = Observation.from_update(model, model.state_dict(), update)
-    public = pictures.control.images
-    return label_accuracy(infer_labels(observation, settings, BATCH, 1, public), chosen.labels)
+    inferred = infer_labels(
+        observation, settings, BATCH, 1, pictures.prior[None], pictures.public, seed
+    )
+    return label_accuracy(inferred, chosen.labels)

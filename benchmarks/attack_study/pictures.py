@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -32,6 +33,7 @@ class Pictures:
         victims: images under attack, a one-image site's first.
         training: what a global model is trained on.
         control: declared public images, whose update is the control.
+        public: other declared public images, which attackers may learn from.
         prior: ``(C, H, W)``, mean of public images.
     """
 
@@ -40,6 +42,7 @@ class Pictures:
     victims: ImageSet
     training: ImageSet
     control: ImageSet
+    public: ImageSet
     prior: Tensor
 
     def victims_of(self, picture: int, n_images: int) -> tuple[Tensor, Tensor]:
@@ -63,15 +66,27 @@ def load_pictures(side: int) -> Pictures:
     name, classes = ("chest-xray", 3) if xray else ("histology", 2)
     spec, size = dataset_spec(name), (side, side)
 
-    def of_sites(names: tuple[str, ...]) -> ImageSet:
-        sites = [load_split(spec, "training", site=s, image_size=size, channels=1) for s in names]
+    def joined(sets: Sequence[ImageSet]) -> ImageSet:
         return ImageSet(
-            torch.cat([site.images for site in sites]), torch.cat([site.labels for site in sites])
+            torch.cat([one.images for one in sets]), torch.cat([one.labels for one in sets])
+        )
+
+    def of_sites(names: tuple[str, ...]) -> ImageSet:
+        return joined(
+            [load_split(spec, "training", site=s, image_size=size, channels=1) for s in names]
         )
 
     victims, training = map(of_sites, _XRAY if xray else _HISTOLOGY)
     public = load_public_set(spec, name=name, image_size=size, channels=1)
-    return Pictures(name, classes, victims, training, public.part("control"), public.prior_image)
+    return Pictures(
+        name,
+        classes,
+        victims,
+        training,
+        public.part("control"),
+        joined([public.part(part) for part in ("prior", "fit", "canary")]),
+        public.prior_image,
+    )
 
 
 def seeded(*numbers: int) -> torch.Generator:

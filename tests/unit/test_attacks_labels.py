@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gradward.attacks import AttackRefused
 from gradward.attacks.labels import infer_labels
-from gradward.training import TrainingSettings
+from gradward.data.images import ImageSet
+from gradward.training import RawImages, TrainingSettings, train_locally
 
 from .attack_fixtures import observe, patches, public_mean, small_net
 
@@ -48,6 +49,58 @@ def test_without_a_bias_the_weights_rows_tell(count: int) -> None:
     observation, _ = observe(model, patches()[200 : 200 + count], REPEATED[:count], settings)
     inferred = infer_labels(observation, settings, count, 1, public_mean()[None])
     assert inferred.tolist() == REPEATED[:count].tolist()
+
+
+def brightness_classes(images: Tensor) -> Tensor:
+    """Three classes that a network learns at once, ``(N,)``."""
+    return torch.bucketize(images.mean(dim=(1, 2, 3)), torch.tensor([0.5, 0.75]))
+
+
+@pytest.fixture(scope="module")
+def trained_net() -> nn.Module:
+    model, images = small_net(classes=3), patches()[:96]
+    settings = TrainingSettings(lr=0.05, batch_size=8, epochs=4)
+    labels = brightness_classes(images)
+    train_locally(model, RawImages(images, labels), settings, torch.Generator().manual_seed(0))
+    return model
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        TrainingSettings(batch_size=8, lr=0.01),
+        TrainingSettings(batch_size=4, lr=0.01, momentum=0.9),
+    ],
+    ids=["one step", "two steps with momentum"],
+)
+def test_on_a_trained_model_labelled_public_images_tell_more(
+    trained_net: nn.Module, settings: TrainingSettings
+) -> None:
+    public = ImageSet(patches()[96:160], brightness_classes(patches()[96:160]))
+    right = {"prior alone": 0, "labelled images": 0}
+    for start in (176, 200, 232):
+        images = patches()[start : start + 8]
+        labels = brightness_classes(images)
+        observation, batches = observe(trained_net, images, labels, settings)
+        for name, known in (("prior alone", None), ("labelled images", public)):
+            inferred = infer_labels(
+                observation, settings, 8, len(batches), public_mean()[None], known
+            )
+            counts = torch.stack([torch.bincount(each, minlength=3) for each in (labels, inferred)])
+            right[name] += int(counts.min(dim=0).values.sum())
+    assert right["labelled images"] >= 21 > right["prior alone"]
+
+
+def test_a_class_without_public_images_leaves_the_prior_to_tell(trained_net: nn.Module) -> None:
+    settings = TrainingSettings(batch_size=8, lr=0.01)
+    labels = brightness_classes(patches()[200:208])
+    observation, _ = observe(trained_net, patches()[200:208], labels, settings)
+    lacking = ImageSet(patches()[:8], torch.tensor([0, 0, 1, 1, 0, 0, 1, 1]))
+    without, with_few = (
+        infer_labels(observation, settings, 8, 1, public_mean()[None], public)
+        for public in (None, lacking)
+    )
+    assert torch.equal(without, with_few)
 
 
 def test_where_labels_cannot_be_had() -> None:

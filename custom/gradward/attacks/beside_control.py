@@ -13,6 +13,7 @@ from gradward.attacks.control import control_update, withhold_alike
 from gradward.attacks.observation import Observation
 from gradward.attacks.portfolio import AttackResult, Progress, run_portfolio
 from gradward.attacks.spec import AttackSpec
+from gradward.data.images import ImageSet
 from gradward.training import TrainingSettings
 
 
@@ -30,6 +31,7 @@ def run_beside_control(
     seed: int,
     device: torch.device | str = "cpu",
     labels: Tensor | None = None,
+    public: ImageSet | None = None,
     progress: Progress | None = None,
 ) -> tuple[list[AttackResult], list[AttackResult]]:
     """Run the portfolio on an update and on its wrong-update control.
@@ -40,7 +42,7 @@ def run_beside_control(
         control_images: ``(N, C, H, W)`` in [0, 1], public.
         control_labels: ``(N,)`` int64.
         prior, n_images, settings, attacks, budget, seed, device, labels: of both runs, as of
-            :func:`gradward.attacks.portfolio.run_portfolio`.
+            :func:`gradward.attacks.portfolio.run_portfolio`; so is ``public``.
         progress: as there; the attacks on the control go by their name and ``" (control)"``.
 
     Returns:
@@ -68,6 +70,7 @@ def run_beside_control(
         "seed": seed,
         "device": device,
         "labels": labels,
+        "public": public,
     }
     real = run_portfolio(observation, attacks=attacks, progress=progress, **common)
     ran = {result.attack for result in real if result.status == "ok"}

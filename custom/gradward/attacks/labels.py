@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
 from torch import Tensor, nn
 
 from gradward.attacks.head import InputRecorder, last_linear, momentum_gains
+from gradward.attacks.label_rehearsal import LabelRehearsal
 from gradward.attacks.observation import AttackRefused, Observation
+from gradward.attacks.search import assumed_batches
 from gradward.attacks.training_copy import training_copy
+from gradward.data.images import ImageSet
 from gradward.losses import class_probabilities
 from gradward.training import TrainingSettings
 
@@ -17,25 +22,32 @@ def infer_labels(
     settings: TrainingSettings,
     n_images: int,
     steps: int,
-    public_images: Tensor,
+    prior: Tensor,
+    public: ImageSet | None = None,
+    seed: int = 0,
 ) -> Tensor:
     """Estimate how often each class occurs among the images behind an update.
 
     The cross-entropy's gradient at the last layer's bias is, for class c,
     ``g_c = mean_i(p_ic) - n_c / n``. The sign alone tells the label of one image (Zhao et al.,
-    *iDLG*, 2020); with more, ``n_c = n (p_c - g_c)`` where p is the model's mean softmax on public
-    images (after Wainakh et al., *LLG*, PoPETs 2022). Several steps are taken as one at their mean
+    *iDLG*, 2020); with more, ``n_c = n (p_c - g_c)`` where p is the model's softmax on the prior
+    (after Wainakh et al., *LLG*, PoPETs 2022). Several steps are taken as one at their mean
     gradient, which errs once the softmax moves much between them, and with momentum over several
     batches, of which the earlier ones weigh more. Without a bias the rows of the weight are
     summed: ``(p_c - 1[y=c]) sum(h)`` averaged over images, h the layer's input, not negative
     behind a ReLU.
+
+    On a trained model p differs from image to image, and that fails: where labelled public images
+    of every class are there, a :class:`LabelRehearsal` takes its place.
 
     Args:
         observation: the update and its global state.
         settings: the client's; ``lr``, ``momentum``, ``weight_decay`` give the gradient's scale.
         n_images: how many labels to return.
         steps: K, local optimiser steps.
-        public_images: ``(B, C, H, W)`` in [0, 1], like the client's.
+        prior: ``(B, C, H, W)`` in [0, 1], images like the client's.
+        public: labelled images like the client's, if the attacker has some.
+        seed: of the rehearsal.
 
     With ``loss="bce"`` sigmoids take the softmax's place, and the gradient is K times smaller.
 
@@ -57,12 +69,18 @@ def infer_labels(
         )
     gradient = -change / (settings.lr * sum(momentum_gains(steps, settings.momentum)))
     gradient -= settings.weight_decay * _rows(layer.get_parameter(kind).detach())
-    inputs, logits = _last_layer_on(observation.model, name, public_images)
+    inputs, logits = _last_layer_on(observation.model, name, prior)
     if layer.bias is None:
         gradient /= inputs.sum(dim=1).mean()
     if settings.loss == "bce":
         gradient = gradient * len(gradient)
     expected = n_images * (class_probabilities(settings.loss, logits).mean(dim=0) - gradient)
+    if public is not None:
+        batches = assumed_batches(settings.batch_sizes(n_images), steps)
+        # Too few images of a class leave the estimate as it is.
+        with suppress(AttackRefused):
+            rehearsal = LabelRehearsal(observation, settings, batches, public)
+            expected = rehearsal.counts(torch.Generator().manual_seed(seed))
     counts = torch.zeros_like(expected)
     if steps == 1:
         # Below zero only where an image of the class is present, whatever the softmax.

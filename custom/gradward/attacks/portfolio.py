@@ -18,6 +18,7 @@ from gradward.attacks.labels import infer_labels
 from gradward.attacks.observation import AttackRefused, Observation
 from gradward.attacks.search import assumed_batches
 from gradward.attacks.spec import AttackSpec
+from gradward.data.images import ImageSet
 from gradward.training import TrainingSettings
 
 REASON_LENGTH = 300
@@ -103,6 +104,7 @@ def run_portfolio(
     seed: int,
     device: torch.device | str = "cpu",
     labels: Tensor | None = None,
+    public: ImageSet | None = None,
     progress: Progress | None = None,
 ) -> list[AttackResult]:
     """Run each attack on one update; one that breaks does not stop the others.
@@ -117,6 +119,7 @@ def run_portfolio(
         seed: of each attack's generator; the same gives the same images.
         device: where to compute.
         labels: ``(n_images,)`` int64, if the attacker is given them; None has them inferred.
+        public: labelled images like the client's, if the attacker has some, to infer labels by.
         progress: called as attacks go on.
 
     Raises:
@@ -133,7 +136,7 @@ def run_portfolio(
     given = labels is not None
     if labels is None:
         try:
-            labels = infer_labels(there, settings, n_images, steps, start[None])
+            labels = infer_labels(there, settings, n_images, steps, start[None], public, seed)
         except Exception as error:
             unlabelled = _reason(error)
     case = AttackCase(

@@ -1,0 +1,150 @@
+"""Counts labels by what updates of public images with known labels look like.
+
+On a trained model the last layer's gradient alone tells little: an image that is classified right
+leaves next to nothing in it. The same model's batch statistics and gradient on public images show
+how either goes with the labels, and a linear regression reads them (a shadow model's idea, Shokri
+et al., IEEE S&P 2017, on one update instead of one model).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor
+
+from gradward.attacks.head import InputRecorder, head_change, momentum_gains
+from gradward.attacks.observation import AttackRefused, Observation
+from gradward.attacks.simulation import combine
+from gradward.attacks.training_copy import StatisticsTap, training_copy
+from gradward.data.images import ImageSet
+from gradward.losses import logit_slopes
+from gradward.training import TrainingSettings
+
+REHEARSALS = 200
+LEAST_IMAGES_OF_A_CLASS = 2
+# Drawn shares of the classes: from nearly even ones to a single class.
+_CONCENTRATION = 1.5
+# Of each image, in pixels. Without it the regression learns the few public images by heart.
+_LARGEST_SHIFT = 2
+_RIDGE = 0.1
+# Standard deviations from the rehearsals' mean.
+_FARTHEST = 5.0
+# A product of logits' and slopes' moments for each pair of classes: too many for many classes.
+_MOST_CLASSES_IN_PAIRS = 16
+
+
+class LabelRehearsal:
+    """Reads counts of labels off an update, calibrated on public images.
+
+    The weights stay at the global state over the K steps, as :class:`HeadLoss` has them.
+
+    Args:
+        observation: the update and its global state.
+        settings: of the client.
+        batches: for each local step, the indices of its images.
+        public: labelled images like the client's.
+
+    Raises:
+        AttackRefused: a class of which fewer than two images are there, no linear layer at the end,
+            or an optimiser whose update is no multiple of a gradient.
+    """
+
+    def __init__(
+        self,
+        observation: Observation,
+        settings: TrainingSettings,
+        batches: list[list[int]],
+        public: ImageSet,
+    ):
+        self._name, self._change = head_change(observation, settings)
+        weight = observation.model.get_submodule(self._name).get_parameter("weight")
+        self._weight = weight.detach()
+        classes = len(self._weight)
+        self._of_class = [torch.nonzero(public.labels == label)[:, 0] for label in range(classes)]
+        scarce = [
+            k for k, found in enumerate(self._of_class) if len(found) < LEAST_IMAGES_OF_A_CLASS
+        ]
+        if scarce:
+            raise AttackRefused(f"there are too few public images of class {scarce[0]}")
+        self._observation, self._settings, self._batches = observation, settings, batches
+        self._n_images = sum(len(batch) for batch in {tuple(batch) for batch in batches})
+        self._images = public.images.to(self._weight)
+        self._gains = momentum_gains(len(batches), settings.momentum)
+        self._model = training_copy(observation.model).requires_grad_(False)
+        self._recorder = InputRecorder(self._model, self._name)
+
+    def counts(self, generator: torch.Generator) -> Tensor:
+        """Return how many images of each class are expected, ``(classes,)`` float32.
+
+        Args:
+            generator: of the CPU; it draws the rehearsals.
+        """
+        rows, counts = zip(*(self._rehearse(generator) for _ in range(REHEARSALS)), strict=True)
+        told = torch.stack(counts)
+        seen, observed = [], []
+        for values, real in zip(zip(*rows, strict=True), self._observed(), strict=True):
+            kind = torch.stack(values)
+            mean, deviation = kind.mean(dim=0), kind.std(dim=0)
+            # A value that never moved tells nothing; nor can one be read far outside of what was
+            # rehearsed. Every kind weighs the same, however many values it has.
+            scale = deviation.masked_fill(deviation == 0, torch.inf)
+            weight = kind.shape[1] ** -0.5
+            seen.append(weight * (kind - mean) / scale)
+            observed.append(weight * ((real - mean) / scale).clamp(-_FARTHEST, _FARTHEST))
+        known, row = torch.cat(seen, dim=1), torch.cat(observed)
+        # Ridge regression in its dual form: there are fewer rehearsals than values.
+        kernel = known @ known.T + _RIDGE * torch.eye(REHEARSALS).to(known)
+        centre = told.mean(dim=0)
+        return centre + (known @ row) @ torch.linalg.solve(kernel, told - centre)
+
+    def _rehearse(self, generator: torch.Generator) -> tuple[list[Tensor], Tensor]:
+        labels, images = self._draw(generator)
+        targets = labels.to(images.device)
+        weight, bias = torch.zeros_like(self._weight), self._weight.new_zeros(len(self._weight))
+        calls: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        layers = self._observation.batch_statistics
+        with torch.no_grad(), StatisticsTap(self._model, [layer.name for layer in layers]) as tap:
+            for gain, batch in zip(self._gains, self._batches, strict=True):
+                tap.calls = []
+                logits = self._model(images[batch])
+                for name, mean, var in tap.calls:
+                    calls[name].append((mean, var))
+                slopes = gain * logit_slopes(self._settings.loss, logits, targets[batch])
+                weight += slopes.T @ self._recorder.input
+                bias += slopes.sum(dim=0)
+        gradient = [weight, bias][: len(self._change)]
+        statistics = [combine(calls[layer.name], layer.momentum) for layer in layers]
+        counts = torch.bincount(labels, minlength=len(self._weight))
+        return self._row(gradient, statistics), counts.to(self._weight)
+
+    def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return labels in random shares, and public images of theirs, shifted a little."""
+        # Ratios of gamma variates are a Dirichlet distribution, and torch's takes no generator.
+        shares = torch._standard_gamma(
+            torch.full((len(self._weight),), _CONCENTRATION), generator=generator
+        )
+        labels = torch.multinomial(shares, self._n_images, replacement=True, generator=generator)
+        images = []
+        for label in labels.tolist():
+            found = self._of_class[label]
+            chosen = found[int(torch.randint(len(found), (), generator=generator))]
+            shift = torch.randint(-_LARGEST_SHIFT, _LARGEST_SHIFT + 1, (2,), generator=generator)
+            images.append(self._images[chosen].roll(shift.tolist(), dims=(1, 2)))
+        return labels, torch.stack(images)
+
+    def _observed(self) -> list[Tensor]:
+        gradient = [-change / self._settings.lr for change in self._change]
+        layers = self._observation.batch_statistics
+        return self._row(gradient, [(layer.mean, layer.var) for layer in layers])
+
+    def _row(self, gradient: list[Tensor], statistics: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """Return what the regression reads, a vector a kind."""
+        weight = gradient[0]
+        row = [gradient[1] if len(gradient) > 1 else weight.sum(dim=1)]
+        if len(weight) <= _MOST_CLASSES_IN_PAIRS:
+            row.append((weight @ self._weight.T).flatten())
+        if statistics:
+            parts = [torch.cat([mean, var.clamp(min=1e-12).log()]) for mean, var in statistics]
+            row.append(torch.cat(parts))
+        return row
