@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TaskID,
@@ -16,9 +17,15 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from gradward.audit import AuditResult
+from gradward.audit import AuditResult, AuditSummary, UpdateAudit
 from gradward.audit.result import FILE_NAME as AUDIT_FILE
-from gradward.report.audit_table import audit_table, how_to_read_audit
+from gradward.audit.summary import FILE_NAME as SUMMARY_FILE
+from gradward.report.audit_table import (
+    audit_table,
+    how_to_read_audit,
+    how_to_read_summary,
+    summary_table,
+)
 from gradward.report.records import FILE_NAME, read_records
 from gradward.report.status import not_finished
 from gradward.report.table import how_to_read, leakage_table, membership_unknown
@@ -98,6 +105,34 @@ class AuditProgress:
         self._progress.update(self._tasks[attack], completed=share)
 
 
+class BatchProgress:
+    """How many of several updates are finished, on stderr; nothing where that is no terminal."""
+
+    def __init__(self, total: int) -> None:
+        self.finished = 0
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=messages,
+            disable=not messages.is_terminal,
+        )
+        self._task = self._progress.add_task("updates", total=total)
+
+    def __enter__(self) -> BatchProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def show(self, update: UpdateAudit, finished: int, total: int) -> None:
+        """Show that one more update is finished."""
+        self.finished = finished
+        self._progress.update(self._task, completed=finished)
+
+
 def show_audit(result: AuditResult, folder: Path) -> None:
     """Print what an audit of one update found and where it is."""
     if any(audit.real.status == "ok" for audit in result.attacks):
@@ -107,6 +142,20 @@ def show_audit(result: AuditResult, folder: Path) -> None:
     console.print(f"Result      {folder / AUDIT_FILE}", highlight=False, soft_wrap=True)
     console.print(
         f"Pictures    {folder}/<attack> (they may show patients)", highlight=False, soft_wrap=True
+    )
+
+
+def show_summary(summary: AuditSummary, folder: Path) -> None:
+    """Print what an audit of several updates found and where it is."""
+    if any(update.status == "ok" for update in summary.updates):
+        console.print(summary_table(summary))
+    for line in how_to_read_summary(summary):
+        console.print(line, highlight=False, markup=False)
+    console.print(f"Summary     {folder / SUMMARY_FILE}", highlight=False, soft_wrap=True)
+    console.print(
+        f"Results     {folder}/<update> (pictures may show patients)",
+        highlight=False,
+        soft_wrap=True,
     )
 
 

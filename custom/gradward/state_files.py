@@ -61,6 +61,18 @@ def read_state(path: Path | str) -> State:
     return _without_prefix(_only_state(content, path))
 
 
+def state_files(folder: Path) -> list[Path]:
+    """Return the files of a folder that :func:`read_state` reads, in the order of their names.
+
+    Others, hidden ones and folders are passed over.
+    """
+    return sorted(
+        file
+        for file in folder.iterdir()
+        if file.is_file() and not file.name.startswith(".") and file.suffix.lower() in _READERS
+    )
+
+
 def as_difference(
     global_state: Mapping[str, Any], update: Mapping[str, Any], update_is: UpdateIs = "auto"
 ) -> tuple[State, Literal["state", "difference"]]:

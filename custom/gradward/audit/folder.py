@@ -28,6 +28,18 @@ def check_folder(folder: Path) -> None:
         raise AuditError(f"{folder} holds something else than an audit; name another folder")
 
 
+def check_batch_folder(folder: Path) -> None:
+    """Make sure that ``folder`` is new or empty: an earlier batch may have taken hours.
+
+    Raises:
+        AuditError: it is not.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise AuditError(f"{folder} is a file; name a folder for the results")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise AuditError(f"{folder} is not empty; the results of several updates need a new folder")
+
+
 def save_audit(result: AuditResult, folder: Path) -> None:
     """Write ``audit.json`` and, for each attack that ran, a folder of pictures.
 

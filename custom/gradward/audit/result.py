@@ -22,6 +22,14 @@ from gradward.metrics.scores import PictureScores
 SCHEMA = 1
 FILE_NAME = "audit.json"
 NOT_RECOVERED = "Not recovered by these attacks within this budget."
+WITHOUT_TRUTH = (
+    "Without the true images nothing is measured, and losses of different attacks do not compare: "
+    "look at the pictures beside those of the control."
+)
+WHAT_COUNTS = (
+    "Only what exceeds the control was leaked, and little recovered means not recovered by these "
+    "attacks within this budget."
+)
 
 
 @dataclass(frozen=True)
@@ -81,18 +89,14 @@ class AuditResult:
             return "No attack applied to this update. " + NOT_RECOVERED
         best = self.best
         if best is None:
-            return (
-                "Without the true images nothing is measured, and losses of different attacks do "
-                "not compare: look at the pictures beside those of the control."
-            )
+            return WITHOUT_TRUTH
         if best.recovered <= max(best.control or 0.0, 0.0):
             return NOT_RECOVERED
         beside = "no control" if best.control is None else f"control {best.control:.2f}"
         return (
             f"{best.attack} recovered {best.recovered:.2f} of what the best guess without the "
             f"update leaves open ({beside}); it is the best of the attacks, chosen with the truth. "
-            "Only what exceeds the control was leaked, and little recovered means not recovered "
-            "by these attacks within this budget."
+            + WHAT_COUNTS
         )
 
     def to_json(self) -> str:

@@ -106,11 +106,7 @@ def audit_update(
     if truth is not None:
         check_form("the truth", truth, image_shape)
     references = References.choose(prior, public, image_shape)
-    specs = [AttackSpec(name) for name in ATTACK_NAMES] if attacks is None else list(attacks)
-    try:
-        check_distinct(specs)
-    except ValueError as error:
-        raise AuditError(str(error)) from None
+    specs = chosen_attacks(attacks)
     bound = Budget(cpu_seconds=CPU_SECONDS) if budget is None else budget
     control_images, control_labels = references.control_set(labels, classes)
     try:
@@ -148,6 +144,20 @@ def audit_update(
         notes=_notes(observation, settings, number, references),
     )
     return Scorer(truth, references).result(facts, real, control)
+
+
+def chosen_attacks(attacks: Sequence[AttackSpec] | None) -> list[AttackSpec]:
+    """Return the attacks that are given, or all.
+
+    Raises:
+        AuditError: none, or one twice.
+    """
+    specs = [AttackSpec(name) for name in ATTACK_NAMES] if attacks is None else list(attacks)
+    try:
+        check_distinct(specs)
+    except ValueError as error:
+        raise AuditError(str(error)) from None
+    return specs
 
 
 def _number_of_classes(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
