@@ -62,7 +62,11 @@ FILE = click.Path(path_type=Path)
 @click.option("--weight-decay", type=float, default=0.0, show_default=True)
 @click.option("--labels", type=Labels(), help="E.g. 1,0; inferred if not given.")
 @click.option("--prior", type=FILE, help="A picture like the client's on average.")
-@click.option("--public", type=FILE, help="Folder of other images like the client's.")
+@click.option(
+    "--public",
+    type=FILE,
+    help="Folder of other images like the client's, or of a folder 0, 1, ... for each class.",
+)
 @click.option(
     "--truth",
     type=FILE,

@@ -13,8 +13,8 @@ from torch import Tensor
 from gradward.attacks import ATTACK_NAMES, AttackSpec, Budget
 from gradward.audit import AuditError
 from gradward.audit.workers import check_device
-from gradward.data import DataError, ImageSet
-from gradward.data.folder import read_folder
+from gradward.data import DataError
+from gradward.data.folder import read_folder, read_public_folder
 from gradward.data.form import ImageForm
 from gradward.data.readers import read_image
 from gradward.models import build_model
@@ -98,7 +98,9 @@ def what_is_told(given: dict[str, Any]) -> dict[str, Any]:
         "n_images": given["images"],
         "prior": None if given["prior"] is None else _prior(given["prior"], form),
         "labels": given["labels"],
-        "public": None if given["public"] is None else _public(given["public"], form, given),
+        "public": None
+        if given["public"] is None
+        else read_public_folder(given["public"], form, given["classes"], "--public"),
         "attacks": [
             AttackSpec(name, restarts=given["restarts"]) for name in given["attack"] or ATTACK_NAMES
         ],
@@ -164,9 +166,3 @@ def _prior(file: Path, form: ImageForm) -> Tensor:
         return form.fit(read_image(file)[None])[0]
     except DataError as error:
         raise AuditError(f"the picture that --prior names {error}") from None
-
-
-def _public(folder: Path, form: ImageForm, given: dict[str, Any]) -> ImageSet:
-    images = read_folder(folder, form, "--public")
-    # A folder has no labels, and a control needs some: each class in turn.
-    return ImageSet(images, torch.arange(len(images)) % given["classes"])

@@ -11,7 +11,11 @@ import torch
 from click.testing import CliRunner, Result
 
 from gradward.attacks.spool import save_state
+from gradward.audit.references import References
 from gradward.cli import main
+from gradward.data import DataError
+from gradward.data.folder import read_public_folder
+from gradward.data.form import ImageForm
 from gradward.models import build_model
 from gradward.report.pictures import save_picture
 from gradward.training import TrainingSettings
@@ -133,3 +137,24 @@ def test_mistakes_are_named_without_a_traceback(
     assert result.exception is None or isinstance(result.exception, SystemExit)
     assert "-doe" not in result.output
     assert not (desk / "out").exists()
+
+
+def test_public_images_in_folders_of_their_class(desk: Path) -> None:
+    for label in range(4):
+        Path("classes", str(label)).mkdir(parents=True)
+        for number, image in enumerate(patches()[4 * label : 4 * label + 4]):
+            save_picture(Path("classes", str(label), f"{number}.png"), image)
+    form = ImageForm((32, 32), 3)
+    sets = read_public_folder(Path("classes"), form, 4, "--public")
+    assert sets.labels.tolist() == [label for label in range(4) for _ in range(4)]
+    assert torch.allclose(sets.images[5], patches()[5], atol=1 / 255)
+    chosen = References.choose(None, sets, (3, 32, 32))
+    assert chosen.of_attacker is not None
+    assert torch.bincount(chosen.of_attacker.labels).tolist() == [3, 3, 3, 3]
+    together = torch.cat([chosen.control.images, chosen.of_attacker.images])
+    assert len(together) == len(sets) == len(together.unique(dim=0))
+    # Without labels nobody learns any.
+    flat = read_public_folder(Path("public"), form, 4, "--public")
+    assert References.choose(None, flat, (3, 32, 32)).of_attacker is None
+    with pytest.raises(DataError, match="named by their class, 0 to 2"):
+        read_public_folder(Path("classes"), form, 3, "--public")

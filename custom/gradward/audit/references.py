@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gradward.attacks.label_rehearsal import LEAST_IMAGES_OF_A_CLASS
 from gradward.audit.facts import AuditError
 from gradward.data import DataError, ImageSet, dataset_spec, load_public_set
 from gradward.metrics.similarity import check_images
@@ -22,6 +23,8 @@ class References:
         prior: ``(C, H, W)``, where the attacks start.
         mean: ``(C, H, W)``, what anyone could guess.
         control: public images to train the wrong update on.
+        of_attacker: labelled public images that attacks may learn from, none of them in the
+            control; or None.
         prior_from, public_from: where they come from, in words.
         prior_is_stand_in: whether the prior is of other images than the client's, so that the
             attacker cannot be said to have one.
@@ -30,6 +33,7 @@ class References:
     prior: Tensor
     mean: Tensor
     control: ImageSet
+    of_attacker: ImageSet | None
     prior_from: str
     public_from: str
     prior_is_stand_in: bool
@@ -50,7 +54,7 @@ class References:
             if not len(public):
                 raise AuditError("there are no public images; give at least one, or none to use")
             check_form("the public images", public.images, image_shape)
-            mean, control = public.images.mean(0), public
+            mean, (control, of_attacker) = public.images.mean(0), _divided(public)
             default, public_from = mean, f"{len(public)} images that were given"
         else:
             try:
@@ -65,13 +69,14 @@ class References:
                     f"there is no stand-in for images like the client's: {error}; give public "
                     "images"
                 ) from None
-            mean, control = embedded.mean_image, embedded.part("control")
+            mean, control, of_attacker = embedded.mean_image, embedded.part("control"), None
             default = embedded.prior_image
             public_from = f"embedded {STAND_IN} patches, a stand-in for images like the client's"
         return cls(
             prior=default if prior is None else prior,
             mean=mean,
             control=control,
+            of_attacker=of_attacker,
             prior_from=f"mean of {public_from}" if prior is None else "given",
             public_from=public_from,
             prior_is_stand_in=prior is None and public is None,
@@ -91,6 +96,23 @@ class References:
         if bool((own < 0).any()) or bool((own >= n_classes).any()):
             own = torch.arange(len(own)) % n_classes
         return images, own
+
+
+def _divided(public: ImageSet) -> tuple[ImageSet, ImageSet | None]:
+    """Return public images for the control, a quarter of each class, and those for the attacker.
+
+    Without labels, or where a class has too few for both, all are the control's.
+    """
+    for_control = torch.zeros(len(public), dtype=torch.bool)
+    for label in public.labels.unique():
+        for_control[torch.nonzero(public.labels == label)[::4, 0]] = True
+    left = public.labels[~for_control]
+    counts = torch.stack([(left == label).sum() for label in public.labels.unique()])
+    if bool((public.labels < 0).any()) or int(counts.min()) < LEAST_IMAGES_OF_A_CLASS:
+        return public, None
+    return public.subset(torch.nonzero(for_control)[:, 0]), public.subset(
+        torch.nonzero(~for_control)[:, 0]
+    )
 
 
 def check_form(what: str, images: Tensor, image_shape: tuple[int, int, int]) -> None:

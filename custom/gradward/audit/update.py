@@ -69,7 +69,8 @@ def audit_update(
             of the public images.
         labels: ``(n_images,)`` int64 in any order, if the attacker is told; None has them inferred.
         truth: ``(m, C, H, W)`` in [0, 1], the images behind the update; None measures nothing.
-        public: images like the client's and not of it, for control and public mean. None takes
+        public: images like the client's and not of it, for control, public mean and, where each
+            class has several, for inferring labels; a label below 0 is unknown. None takes
             histology patches as a stand-in, brought to ``image_shape``.
         attacks: each at most once; None takes all.
         budget: of each attack on the update, and again on the control; None is 60 CPU seconds.
@@ -123,6 +124,7 @@ def audit_update(
             seed=seed,
             device=device,
             labels=labels,
+            public=references.of_attacker,
             progress=progress,
         )
     except FloatingPointError as error:

@@ -1,4 +1,4 @@
-"""A folder of image files without labels."""
+"""Folders of image files."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from gradward.data.form import ImageForm
-from gradward.data.images import DataError
+from gradward.data.images import DataError, ImageSet
 from gradward.data.readers import read_image
+
+UNLABELLED = -1
 
 
 def read_folder(folder: Path, form: ImageForm, what: str) -> Tensor:
@@ -42,3 +44,36 @@ def read_folder(folder: Path, form: ImageForm, what: str) -> Tensor:
                 "the folder must hold images alone"
             ) from None
     return torch.cat(images)
+
+
+def read_public_folder(folder: Path, form: ImageForm, classes: int, what: str) -> ImageSet:
+    """Read images from sub-folders ``0``, ``1``, ... named by their class, or from one folder.
+
+    Args:
+        folder: as of :func:`read_folder`, or holding such folders.
+        form: that they are brought to.
+        classes: how many there are.
+        what: the folder holds, for messages.
+
+    Returns:
+        The images, their labels :data:`UNLABELLED` if the folder has no sub-folders.
+
+    Raises:
+        DataError: as :func:`read_folder`, or a sub-folder that is named for no class.
+    """
+    inside = sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+    of_classes = [part for part in inside if not part.name.startswith(".")]
+    if not of_classes:
+        images = read_folder(folder, form, what)
+        return ImageSet(images, torch.full((len(images),), UNLABELLED))
+    names = [str(label) for label in range(classes)]
+    if any(part.name not in names for part in of_classes):
+        raise DataError(
+            f"the folders in that of {what} must be named by their class, 0 to {classes - 1}"
+        )
+    sets = [read_folder(part, form, f"class {part.name} of {what}") for part in of_classes]
+    labels = [
+        torch.full((len(images),), int(part.name))
+        for part, images in zip(of_classes, sets, strict=True)
+    ]
+    return ImageSet(torch.cat(sets), torch.cat(labels))
