@@ -21,8 +21,9 @@ picture: demo
 	cp runs/quickstart/workspace.private/site-1/jobs/simulate_job/pictures/round-2-matching.png \
 	    docs/quickstart-site-1.png
 
+# Two processes, for federations mostly wait.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 test-fast: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/unit
