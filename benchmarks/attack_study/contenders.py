@@ -118,17 +118,22 @@ _RESNET = (
     _LEAKPRO_IG,
     _LEAKPRO_RUNNING,
 )
+_LEARNED_FEATURES, _LEARNED_BATCHNORM = "features, learned prior", "batchnorm, learned prior"
 _RESNET_WITHHELD = (
     _ours("features"),
+    _ours("features", _LEARNED_FEATURES, learned_prior=0.3),
     _ours("matching", "matching, no polish", polish=0.0),
     _ours("features", control=True),
+    _ours("features", _LEARNED_FEATURES, control=True, learned_prior=0.3),
     _INVERTING,
     _LEAKPRO_IG,
 )
 _RESNET_8 = (
     _ours("batchnorm"),
+    _ours("batchnorm", _LEARNED_BATCHNORM, learned_prior=0.1),
     _ours("matching"),
     _ours("batchnorm", control=True),
+    _ours("batchnorm", _LEARNED_BATCHNORM, control=True, learned_prior=0.1),
     _ours("matching", control=True),
     _INVERTING,
     _LEAKPRO_RUNNING,
@@ -167,6 +172,7 @@ def run_ours(contender: Contender, instance: Instance, cpu_seconds: float) -> Ou
         budget=Budget(cpu_seconds=cpu_seconds, evaluations=contender.evaluations),
         seed=instance.seed,
         labels=update.labels if case.labels == "given" else None,
+        public=instance.public,
     )
     return Outcome(
         "refused" if result.status == "skipped" else result.status,

@@ -52,6 +52,7 @@ class Instance:
         control: of as many public images, as the wrong update.
         truth: ``(n, 1, H, W)``, batch after batch.
         prior: ``(1, H, W)``.
+        public: ``(N, 1, H, W)``, for attacks that learn a prior.
     """
 
     case: Case
@@ -60,6 +61,7 @@ class Instance:
     control: Update
     truth: Tensor
     prior: Tensor
+    public: Tensor
 
     def start(self) -> Tensor | None:
         """Return ``(n, 1, H, W)`` where a contender of another house shall begin, or None.
@@ -102,6 +104,7 @@ def make_instance(case: Case, picture: int, seed: int, cache: Path = CACHE) -> I
         ),
         images[order],
         pictures.prior,
+        pictures.public,
     )
 
 

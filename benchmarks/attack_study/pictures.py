@@ -33,6 +33,7 @@ class Pictures:
         training: what a global model is trained on.
         control: declared public images, whose update is the control.
         prior: ``(C, H, W)``, mean of public images.
+        public: ``(N, C, H, W)``, what attackers may learn from.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Pictures:
     training: ImageSet
     control: ImageSet
     prior: Tensor
+    public: Tensor
 
     def victims_of(self, picture: int, n_images: int) -> tuple[Tensor, Tensor]:
         """Return the ``picture``-th group of images and their true labels.
@@ -71,7 +73,15 @@ def load_pictures(side: int) -> Pictures:
 
     victims, training = map(of_sites, _XRAY if xray else _HISTOLOGY)
     public = load_public_set(spec, name=name, image_size=size, channels=1)
-    return Pictures(name, classes, victims, training, public.part("control"), public.prior_image)
+    return Pictures(
+        name,
+        classes,
+        victims,
+        training,
+        public.part("control"),
+        public.prior_image,
+        public.attacker_images,
+    )
 
 
 def seeded(*numbers: int) -> torch.Generator:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gradward.attacks import ATTACK_NAMES, AttackSpec, Budget
+from gradward.attacks.portfolio import LEARNING_ATTACKS
 from gradward.audit import AuditError, AuditResult, audit_update
 from gradward.audit.folder import check_folder
 from gradward.audit.update import CPU_SECONDS
@@ -70,6 +71,12 @@ class _Labels(click.ParamType):
 @click.option("--public", type=FILE, help="Folder of other images like the client's.")
 @click.option("--truth", type=FILE, help="Folder of the true images: scores everything.")
 @click.option("--attack", type=click.Choice(ATTACK_NAMES), multiple=True, help="All by default.")
+@click.option(
+    "--learned-prior",
+    type=float,
+    default=0.0,
+    help=f"Weight of a prior learned from --public, in {' and '.join(LEARNING_ATTACKS)}; e.g. 0.3.",
+)
 @click.option(
     "--restarts",
     type=click.IntRange(1),
@@ -147,7 +154,12 @@ def _audit(given: dict[str, Any], progress: AuditProgress) -> AuditResult:
         truth=None if given["truth"] is None else read_folder(given["truth"], form, "--truth"),
         public=None if given["public"] is None else _public(given["public"], form, given),
         attacks=[
-            AttackSpec(name, restarts=given["restarts"]) for name in given["attack"] or ATTACK_NAMES
+            AttackSpec(
+                name,
+                restarts=given["restarts"],
+                **({"learned_prior": given["learned_prior"]} if name in LEARNING_ATTACKS else {}),
+            )
+            for name in given["attack"] or ATTACK_NAMES
         ],
         budget=Budget(evaluations=evaluations)
         if evaluations is not None

@@ -29,6 +29,7 @@ def run_beside_control(
     seed: int,
     device: torch.device | str = "cpu",
     labels: Tensor | None = None,
+    public: Tensor | None = None,
     progress: Progress | None = None,
 ) -> tuple[list[AttackResult], list[AttackResult]]:
     """Run the portfolio on an update and on its wrong-update control.
@@ -38,8 +39,9 @@ def run_beside_control(
         update: after - before, by name; the control withholds what it withholds.
         control_images: ``(N, C, H, W)`` in [0, 1], public.
         control_labels: ``(N,)`` int64.
-        prior, n_images, settings, attacks, budget, seed, device, labels: of both runs, as of
-            :func:`gradward.attacks.portfolio.run_portfolio`.
+        prior, n_images, settings, attacks, budget, seed, device, labels, public: of both runs, as
+            of :func:`gradward.attacks.portfolio.run_portfolio`; no control image may be among the
+            public ones, or the control would be rebuilt with more knowledge than the update.
         progress: as there; the attacks on the control go by their name and ``" (control)"``.
 
     Returns:
@@ -67,6 +69,7 @@ def run_beside_control(
         "seed": seed,
         "device": device,
         "labels": labels,
+        "public": public,
     }
     real = run_portfolio(observation, attacks=attacks, progress=progress, **common)
     ran = {result.attack for result in real if result.status == "ok"}

@@ -52,6 +52,9 @@ _FAMILIES: dict[str, type[Any]] = {
     "matching": MatchingOptions,
 }
 ATTACK_NAMES = tuple(_FAMILIES)
+LEARNING_ATTACKS = tuple(
+    name for name, family in _FAMILIES.items() if hasattr(family, "learned_prior")
+)
 
 
 class AttackSpec:
@@ -182,6 +185,7 @@ def run_portfolio(
     seed: int,
     device: torch.device | str = "cpu",
     labels: Tensor | None = None,
+    public: Tensor | None = None,
     progress: Progress | None = None,
 ) -> list[AttackResult]:
     """Run each attack on one update; one that breaks does not stop the others.
@@ -196,13 +200,20 @@ def run_portfolio(
         seed: of each attack's generator; the same gives the same images.
         device: where to compute.
         labels: ``(n_images,)`` int64, if the attacker is given them; None has them inferred.
+        public: ``(N, C, H, W)`` in [0, 1], images like the client's, for attacks that learn a
+            prior; None if the attacker has none.
         progress: called as attacks go on.
 
     Raises:
-        ValueError: a prior or a number of images that cannot be.
+        ValueError: a prior, public images or a number of images that cannot be.
     """
     if prior.ndim != 3:
         raise ValueError(f"the prior must be (C, H, W), got {tuple(prior.shape)}")
+    if public is not None and public.shape[1:] != prior.shape:
+        raise ValueError(
+            f"public images must be {tuple(prior.shape)} like the prior, got "
+            f"{tuple(public.shape[1:])}"
+        )
     if n_images < 1:
         raise ValueError(f"n_images must be at least 1, got {n_images}")
     there = observation.to(device)
@@ -222,6 +233,7 @@ def run_portfolio(
         n_images=n_images,
         batches=assumed_batches(settings.batch_sizes(n_images), steps),
         labels=None if labels is None else labels.to(device),
+        public=None if public is None else public.to(start),
     )
     known = _Labelling(given, unlabelled)
     return [_run(spec, case, budget, seed, known, progress) for spec in attacks]

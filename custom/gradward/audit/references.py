@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ class References:
         prior_from, public_from: where they come from, in words.
         prior_is_stand_in: whether the prior is of other images than the client's, so that the
             attacker cannot be said to have one.
+        to_learn: ``(N, C, H, W)``, public images that attacks learn a prior from; none of them is
+            in ``control``. None until they are set apart.
     """
 
     prior: Tensor
@@ -33,6 +35,7 @@ class References:
     prior_from: str
     public_from: str
     prior_is_stand_in: bool
+    to_learn: Tensor | None = None
 
     @classmethod
     def choose(
@@ -75,6 +78,15 @@ class References:
             prior_from=f"mean of {public_from}" if prior is None else "given",
             public_from=public_from,
             prior_is_stand_in=prior is None and public is None,
+        )
+
+    def with_images_to_learn(self) -> References:
+        """Take every other public image from the control, and give it to the attacks."""
+        everything = range(len(self.control))
+        return replace(
+            self,
+            control=self.control.subset(everything[::2]),
+            to_learn=self.control.images[1::2],
         )
 
     def control_set(self, labels: Tensor | None, n_classes: int) -> tuple[Tensor, Tensor]:

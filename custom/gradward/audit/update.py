@@ -20,6 +20,7 @@ from gradward.attacks import (
     images_in_update,
 )
 from gradward.attacks.beside_control import run_beside_control
+from gradward.attacks.image_prior import learns
 from gradward.attacks.portfolio import Progress
 from gradward.audit.facts import AuditError, AuditFacts, facts_of_update
 from gradward.audit.references import References, check_form
@@ -69,7 +70,8 @@ def audit_update(
         labels: ``(n_images,)`` int64 in any order, if the attacker is told; None has them inferred.
         truth: ``(m, C, H, W)`` in [0, 1], the images behind the update; None measures nothing.
         public: images like the client's and not of it, for control and public mean. None takes
-            histology patches as a stand-in, brought to ``image_shape``.
+            histology patches as a stand-in, brought to ``image_shape``. Where an attack learns a
+            prior it gets every other one, and the control the rest.
         attacks: each at most once; None takes all.
         budget: of each attack on the update, and again on the control; None is 60 CPU seconds.
         seed: of attacks and control.
@@ -108,6 +110,9 @@ def audit_update(
     specs = [AttackSpec(name) for name in ATTACK_NAMES] if attacks is None else list(attacks)
     if not specs or len({spec.name for spec in specs}) < len(specs):
         raise AuditError("attacks must be at least one, and each may be named once")
+    # A stand-in teaches nothing of images like the client's: such attacks are then refused.
+    if public is not None and any(learns(spec.attack) for spec in specs):
+        references = references.with_images_to_learn()
     bound = Budget(cpu_seconds=CPU_SECONDS) if budget is None else budget
     control_images, control_labels = references.control_set(labels, classes)
     try:
@@ -124,6 +129,7 @@ def audit_update(
             seed=seed,
             device=device,
             labels=labels,
+            public=references.to_learn,
             progress=progress,
         )
     except FloatingPointError as error:

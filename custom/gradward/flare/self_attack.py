@@ -75,6 +75,7 @@ class SelfAttack:
             budget=self._budget,
             seed=derive_seed(experiment.seed, "gate", site.name, number),
             device=site.device,
+            public=public.attacker_images,
         )
         broken = [result.attack for result in results if result.status == "failed"]
         if broken:
