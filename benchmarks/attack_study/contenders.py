@@ -119,17 +119,22 @@ _RESNET = (
     _LEAKPRO_IG,
     _LEAKPRO_RUNNING,
 )
+_LEARNED_FEATURES, _LEARNED_BATCHNORM = "features, learned prior", "batchnorm, learned prior"
 _RESNET_WITHHELD = (
     _ours("features"),
+    _ours("features", _LEARNED_FEATURES, learned_prior=0.3),
     _ours("matching", "matching, no polish", polish=0.0),
     _ours("features", control=True),
+    _ours("features", _LEARNED_FEATURES, control=True, learned_prior=0.3),
     _INVERTING,
     _LEAKPRO_IG,
 )
 _RESNET_8 = (
     _ours("batchnorm"),
+    _ours("batchnorm", _LEARNED_BATCHNORM, learned_prior=0.1),
     _ours("matching"),
     _ours("batchnorm", control=True),
+    _ours("batchnorm", _LEARNED_BATCHNORM, control=True, learned_prior=0.1),
     _ours("matching", control=True),
     _INVERTING,
     _LEAKPRO_RUNNING,

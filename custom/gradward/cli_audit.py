@@ -9,6 +9,7 @@ from typing import Any, get_args
 import click
 
 from gradward.attacks import ATTACK_NAMES
+from gradward.attacks.spec import LEARNING_ATTACKS
 from gradward.audit import audit_update, audit_updates
 from gradward.audit.folder import check_folder
 from gradward.audit.update import CPU_SECONDS
@@ -74,6 +75,12 @@ FILE = click.Path(path_type=Path)
     "named like the update's file.",
 )
 @click.option("--attack", type=click.Choice(ATTACK_NAMES), multiple=True, help="All by default.")
+@click.option(
+    "--learned-prior",
+    type=float,
+    default=0.0,
+    help=f"Weight of a prior learned from --public, in {' and '.join(LEARNING_ATTACKS)}; e.g. 0.3.",
+)
 @click.option(
     "--restarts",
     type=click.IntRange(1),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gradward.attacks import ATTACK_NAMES, AttackSpec, Budget
+from gradward.attacks.spec import LEARNING_ATTACKS
 from gradward.audit import AuditError
 from gradward.audit.workers import check_device
 from gradward.data import DataError
@@ -102,7 +103,12 @@ def what_is_told(given: dict[str, Any]) -> dict[str, Any]:
         if given["public"] is None
         else read_public_folder(given["public"], form, given["classes"], "--public"),
         "attacks": [
-            AttackSpec(name, restarts=given["restarts"]) for name in given["attack"] or ATTACK_NAMES
+            AttackSpec(
+                name,
+                restarts=given["restarts"],
+                **({"learned_prior": given["learned_prior"]} if name in LEARNING_ATTACKS else {}),
+            )
+            for name in given["attack"] or ATTACK_NAMES
         ],
         "budget": Budget(evaluations=evaluations)
         if evaluations is not None

@@ -43,6 +43,7 @@ def spool(tmp_path: Path) -> Path:
     labels = torch.arange(8) % 2
     save_state(folder / "control.npz", {"images": patches()[:8], "labels": labels})
     np.save(folder / "prior.npy", public_mean().numpy())
+    np.save(folder / "public.npy", patches()[8:20].numpy())
     return folder
 
 
@@ -52,6 +53,7 @@ def request(spool: Path, **changes: object) -> bytes:
         "entry": str(spool / "entry"),
         "global": str(spool / "global.npz"),
         "prior": str(spool / "prior.npy"),
+        "public": str(spool / "public.npy"),
         "control": str(spool / "control.npz"),
         "model": MODEL,
         "settings": SETTINGS,
@@ -106,6 +108,10 @@ def test_requests_are_answered_in_turn(worker: subprocess.Popen[bytes], spool: P
     assert set(images) == {"matching/real", "matching/control"}
     assert images["matching/real"].shape == (1, 3, 32, 32)
     assert images["matching/real"].dtype == torch.float32
+
+    learning = [{"name": "features", "learned_prior": 0.3}]
+    for result in ask(worker, request(spool, attacks=learning))["results"]:
+        assert result["knowledge"]["public_images"] == "given", result["control"]
 
     assert ask(worker, b"no json\n")["status"] == "failed"
     failed = ask(worker, request(spool, attacks=[{"name": "magic"}]))

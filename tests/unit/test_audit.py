@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from gradward.attacks import AttackSpec, Budget
+from gradward.attacks.beside_control import run_beside_control
 from gradward.audit import AuditError, AuditResult, audit_update
+from gradward.data.images import unlabelled
 from gradward.metrics import ssim
 from gradward.training import State, TrainingSettings
 
@@ -118,6 +121,29 @@ def test_a_stand_in_is_told(states: tuple[State, State]) -> None:
     given = audit(states, prior=public_mean())
     assert given.facts.prior == "given" and given.facts.notes == ()
     assert given.attacks[0].real.knowledge["prior"] == "given"
+
+
+def test_a_learned_prior_never_saw_the_control(
+    states: tuple[State, State], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def spy(*arguments: Any, **given: Any) -> object:
+        seen.update(given)
+        return run_beside_control(*arguments, **given)
+
+    monkeypatch.setattr("gradward.audit.update.run_beside_control", spy)
+    learning = [AttackSpec("features", learned_prior=0.3)]
+    result = audit(states, attacks=learning)
+    assert result.attacks[0].real.knowledge["public_images"] == "given"
+    learned, control = seen["public"].images, seen["control_images"]
+    assert len(learned) + len(control) == len(PUBLIC)
+    assert not any(bool((image == control).flatten(1).all(1).any()) for image in learned)
+
+    audit(states, public=unlabelled(PUBLIC.images))
+    assert seen["public"] is None and len(seen["control_images"]) == len(PUBLIC)
+    (refused,) = audit(states, public=None, attacks=learning).attacks
+    assert refused.real.status == "skipped" and "public images" in refused.real.reason
 
 
 def test_settings_that_contradict_the_update_are_told(states: tuple[State, State]) -> None:

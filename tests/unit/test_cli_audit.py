@@ -68,6 +68,21 @@ def call(changes: dict[str, Any] | None = None, *flags: str) -> Result:
     return CliRunner().invoke(main, arguments)
 
 
+def test_a_prior_is_learned_from_public_pictures(desk: Path) -> None:
+    def attempt(**changes: Any) -> dict[str, Any]:
+        result = call({"learned-prior": 0.3, **changes}, "--json")
+        assert result.exit_code == 0, result.output
+        attempted: dict[str, Any] = json.loads(result.stdout)["attacks"][0]["real"]
+        return attempted
+
+    assert attempt(public="public")["knowledge"]["public_images"] == "given"
+    refused = attempt(out="without")
+    assert refused["status"] == "skipped" and "public images" in refused["reason"]
+    # Matching learns none: the option leaves it as it is.
+    alone = attempt(public="public", attack="matching", out="matching")
+    assert alone["knowledge"]["public_images"] == "lacked"
+
+
 def test_a_table_a_json_and_pictures(desk: Path) -> None:
     result = call({"truth": "truth", "public": "public", "attack": None, "restarts": 2})
     assert result.exit_code == 0, result.output

@@ -137,7 +137,9 @@ def test_an_audit_leaves_two_records_and_an_empty_spool(
     assert real.status == control.status == "ok"
     assert real.recovered == 0.5 and real.prior["reid"] == 0.5 and real.evals == 5
     spool = run._spool.folder
-    wait_for(lambda: {f.name for f in spool.iterdir()} == {"prior.npy", "control.npz"})
+    wait_for(
+        lambda: {f.name for f in spool.iterdir()} == {"prior.npy", "public.npy", "control.npz"}
+    )
     run.stop()
     assert not spool.exists()
 

@@ -96,7 +96,9 @@ def test_a_canary_is_ordered_attacked_and_scored_without_another_question(
     assert not workflow.tasks, "no site is asked to score"
     assert recorded == [real, control]
     spool = run._spool.folder
-    wait_for(lambda: {f.name for f in spool.iterdir()} == {"prior.npy", "control.npz"})
+    wait_for(
+        lambda: {f.name for f in spool.iterdir()} == {"prior.npy", "public.npy", "control.npz"}
+    )
 
 
 def test_a_site_is_asked_once_in_a_round(start: Callable[..., AuditRun], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gradward.attacks.budget import Allowance
 from gradward.attacks.case import AttackCase
+from gradward.attacks.image_prior import descend_within, learn_prior
 from gradward.attacks.knowledge import Knowledge
 from gradward.attacks.objectives import total_variation
 from gradward.attacks.observation import AttackRefused
@@ -33,12 +34,16 @@ class BatchNormOptions:
     Attributes:
         tv_weight: of the total variation.
         prior_noise: standard deviation of what tells apart the copies of the prior.
+        learned_prior: weight of an :class:`~gradward.attacks.image_prior.ImagePrior` learned from
+            public images, in place of total variation; 0 learns none. It pays where
+            batches are larger than one, and blurs where the statistics tell everything.
         max_images: larger updates are refused.
         max_steps: longer local trainings are refused.
     """
 
     tv_weight: float = 1e-3
     prior_noise: float = 0.02
+    learned_prior: float = 0.0
     max_images: int = 32
     max_steps: int = 64
 
@@ -52,6 +57,7 @@ class BatchNormOptions:
             batch_order="inferred" if one_step else "lacked",
             prior="given",
             local_steps="inferred" if case.observation.steps else "given",
+            public_images="given" if self.learned_prior else "lacked",
         )
 
     def images_per_evaluation(self, case: AttackCase) -> int:
@@ -71,18 +77,33 @@ class BatchNormOptions:
             outside [0, 1].
 
         Raises:
-            AttackRefused: no batch statistics, or a limit is exceeded.
+            AttackRefused: no batch statistics, a limit is exceeded, or too few public images for a
+                learned prior.
             FloatingPointError: the loss is not finite at the prior.
         """
         if not case.observation.has_batch_statistics:
             raise AttackRefused("the update gives no batch statistics away")
         case.limit(self.max_images, self.max_steps)
+        if self.learned_prior:
+            return self._run_within_prior(case, allowance, generator)
         images = case.copies_of_prior(self.prior_noise, generator)
         for layers, end in STAGES:
             loss = StatisticsLoss(case, layers, self.tv_weight)
             search = descend_lbfgs(loss, images, allowance.until(end))
             if search.images is not None:
                 images = search.images
+        return search
+
+    def _run_within_prior(
+        self, case: AttackCase, allowance: Allowance, generator: torch.Generator
+    ) -> Search:
+        prior = learn_prior(case)
+        place = prior.start(case, generator)
+        for layers, end in STAGES:
+            loss = StatisticsLoss(case, layers, tv_weight=0.0)
+            search, place = descend_within(
+                prior, self.learned_prior, loss, place, allowance.until(end)
+            )
         return search
 
 

@@ -23,6 +23,8 @@ class AttackCase:
         batches: for each local step, the indices of the images assumed in it.
         labels: ``(n_images,)`` int64, or None where they could not be had.
         restart: how often the attack was run before; a first run of one image has no chance in it.
+        public: ``(N, C, H, W)`` in [0, 1], other images to learn from, or None where the attacker
+            has none.
     """
 
     observation: Observation
@@ -32,6 +34,7 @@ class AttackCase:
     batches: list[list[int]]
     labels: Tensor | None
     restart: int = 0
+    public: Tensor | None = None
 
     @property
     def images_per_pass(self) -> int:
@@ -40,7 +43,12 @@ class AttackCase:
 
     def double(self) -> AttackCase:
         """Return the case in double precision."""
-        return replace(self, observation=self.observation.double(), prior=self.prior.double())
+        return replace(
+            self,
+            observation=self.observation.double(),
+            prior=self.prior.double(),
+            public=None if self.public is None else self.public.double(),
+        )
 
     def copies_of_prior(self, noise: float, generator: torch.Generator) -> Tensor:
         """Return ``(n_images, C, H, W)``, the prior with Gaussian noise where it takes some.

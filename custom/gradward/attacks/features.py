@@ -6,7 +6,7 @@ but may be withheld.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from gradward.attacks.head import (
     momentum_gains,
     single_image_features,
 )
+from gradward.attacks.image_prior import descend_within, learn_prior
 from gradward.attacks.knowledge import Knowledge
 from gradward.attacks.objectives import (
     relative_distance,
@@ -39,6 +40,8 @@ class FeatureOptions:
         tv_weight: of the total variation.
         bn_weight: of the batch statistics' distance, where the update gives them away.
         prior_noise: standard deviation of what tells apart the copies of the prior, and restarts.
+        learned_prior: weight of an :class:`~gradward.attacks.image_prior.ImagePrior` learned from
+            public images, in place of total variation; 0 learns none.
         max_images: larger updates are refused.
         max_steps: longer local trainings are refused: their features are too blurred.
     """
@@ -46,6 +49,7 @@ class FeatureOptions:
     tv_weight: float = 0.01
     bn_weight: float = 1.0
     prior_noise: float = 0.02
+    learned_prior: float = 0.0
     max_images: int = 32
     max_steps: int = 8
 
@@ -60,6 +64,7 @@ class FeatureOptions:
             batch_order="inferred" if one_step else "lacked",
             prior="given",
             local_steps="inferred" if case.observation.steps else "lacked",
+            public_images="given" if self.learned_prior else "lacked",
         )
 
     def images_per_evaluation(self, case: AttackCase) -> int:
@@ -78,9 +83,15 @@ class FeatureOptions:
             The search, whose images ``(n_images, C, H, W)`` may lie outside [0, 1].
 
         Raises:
-            AttackRefused: a limit is exceeded, no labels, or no features in the update.
+            AttackRefused: a limit is exceeded, no labels, no features in the update, or too few
+                public images for a learned prior.
             FloatingPointError: the loss is not finite at the prior.
         """
+        if self.learned_prior:
+            prior = learn_prior(case)
+            rough = HeadLoss(case, replace(self, tv_weight=0.0))
+            start = prior.start(case, generator)
+            return descend_within(prior, self.learned_prior, rough, start, allowance)[0]
         loss = HeadLoss(case, self)
         return descend_lbfgs(loss, case.copies_of_prior(self.prior_noise, generator), allowance)
 

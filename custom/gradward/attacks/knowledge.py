@@ -19,6 +19,7 @@ class Knowledge:
         batch_order: which images shared a batch, and in which order batches came.
         prior: an image that looks like the client's on average.
         local_steps: number of optimiser steps.
+        public_images: single images like the client's, to learn a prior from or to infer labels by.
 
     Raises:
         ValueError: any other word.
@@ -30,6 +31,7 @@ class Knowledge:
     batch_order: Source
     prior: Source
     local_steps: Source
+    public_images: Source = "lacked"
 
     def __post_init__(self) -> None:
         """Keep the three words apart from free text: reports compare them."""

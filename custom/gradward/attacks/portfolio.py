@@ -119,14 +119,20 @@ def run_portfolio(
         seed: of each attack's generator; the same gives the same images.
         device: where to compute.
         labels: ``(n_images,)`` int64, if the attacker is given them; None has them inferred.
-        public: labelled images like the client's, if the attacker has some, to infer labels by.
+        public: images like the client's, if the attacker has some, for attacks that learn a prior
+            and, where labelled, to infer labels by; a label below 0 is unknown.
         progress: called as attacks go on.
 
     Raises:
-        ValueError: a prior or a number of images that cannot be.
+        ValueError: a prior, public images or a number of images that cannot be.
     """
     if prior.ndim != 3:
         raise ValueError(f"the prior must be (C, H, W), got {tuple(prior.shape)}")
+    if public is not None and public.images.shape[1:] != prior.shape:
+        raise ValueError(
+            f"public images must be {tuple(prior.shape)} like the prior, got "
+            f"{tuple(public.images.shape[1:])}"
+        )
     if n_images < 1:
         raise ValueError(f"n_images must be at least 1, got {n_images}")
     there = observation.to(device)
@@ -146,8 +152,10 @@ def run_portfolio(
         n_images=n_images,
         batches=assumed_batches(settings.batch_sizes(n_images), steps),
         labels=None if labels is None else labels.to(device),
+        public=None if public is None else public.images.to(start),
     )
-    known = _Labelling(given, unlabelled)
+    rehearsed = n_images > 1 and public is not None and bool((public.labels >= 0).all())
+    known = _Labelling(given, rehearsed, unlabelled)
     return [_run(spec, case, budget, seed, known, progress) for spec in attacks]
 
 
@@ -156,6 +164,7 @@ class _Labelling:
     """Where a case's labels come from, or why it has none."""
 
     given: bool
+    by_public_images: bool
     refusal: str
 
 
@@ -192,6 +201,8 @@ def _run(
     uses_labels = knowledge.labels != "lacked"
     if uses_labels and labelling.given:
         knowledge = replace(knowledge, labels="given")
+    elif uses_labels and labelling.by_public_images:
+        knowledge = replace(knowledge, public_images="given")
     best = min(restarts, key=lambda restart: restart.loss)
     return AttackResult(
         attack=spec.name,

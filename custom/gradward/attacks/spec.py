@@ -39,6 +39,9 @@ _FAMILIES: dict[str, type[Any]] = {
     "matching": MatchingOptions,
 }
 ATTACK_NAMES = tuple(_FAMILIES)
+LEARNING_ATTACKS = tuple(
+    name for name, family in _FAMILIES.items() if hasattr(family, "learned_prior")
+)
 
 
 class AttackSpec:

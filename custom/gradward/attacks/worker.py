@@ -26,6 +26,7 @@ from gradward.attacks.observation import Observation, ObservationError
 from gradward.attacks.portfolio import REASON_LENGTH, AttackResult, images_in_update
 from gradward.attacks.spec import AttackSpec
 from gradward.attacks.spool import load_state, save_state
+from gradward.data.images import unlabelled
 from gradward.models import build_model
 from gradward.training import TrainingSettings
 
@@ -35,7 +36,8 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         request: ``id``; ``entry``, a folder with ``update.npz``; ``global``, ``prior``
-            (``.npy``, (C, H, W)) and ``control`` (``.npz`` of ``images`` and ``labels``), files;
+            (``.npy``, (C, H, W)), ``public`` (the same, (N, C, H, W), for learned priors)
+            and ``control`` (``.npz`` of ``images`` and ``labels``), files;
             ``model``, arguments of :func:`gradward.models.build_model`, its options nested or
             not; ``settings``, ``attacks``, ``budget``, fields of the classes of these names;
             ``n_images`` or null; ``seed``; ``device``; ``threads``.
@@ -74,13 +76,14 @@ def _audit(request: Mapping[str, Any]) -> list[dict[str, Any]]:
         update,
         control_images=public["images"],
         control_labels=public["labels"],
-        prior=torch.from_numpy(np.load(request["prior"], allow_pickle=False)),
+        prior=_images(request["prior"]),
         n_images=n_images,
         settings=settings,
         attacks=attacks,
         budget=Budget(**request["budget"]),
         seed=int(request["seed"]),
         device=request.get("device", "cpu"),
+        public=unlabelled(_images(request["public"])) if "public" in request else None,
     )
     images = {f"{r.attack}/real": r.images for r in real if r.images is not None}
     images |= {f"{r.attack}/control": r.images for r in control if r.images is not None}
@@ -88,6 +91,10 @@ def _audit(request: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [_record(r, False, n_images) for r in real] + [
         _record(r, True, n_images) for r in control
     ]
+
+
+def _images(file: str) -> torch.Tensor:
+    return torch.from_numpy(np.load(file, allow_pickle=False))
 
 
 def _record(result: AttackResult, control: bool, n_images: int) -> dict[str, Any]:

@@ -23,8 +23,8 @@ class References:
         prior: ``(C, H, W)``, where the attacks start.
         mean: ``(C, H, W)``, what anyone could guess.
         control: public images to train the wrong update on.
-        of_attacker: labelled public images that attacks may learn from, none of them in the
-            control; or None.
+        of_attacker: public images that attacks may learn from, none of them in the control; or
+            None.
         prior_from, public_from: where they come from, in words.
         prior_is_stand_in: whether the prior is of other images than the client's, so that the
             attacker cannot be said to have one.
@@ -40,9 +40,21 @@ class References:
 
     @classmethod
     def choose(
-        cls, prior: Tensor | None, public: ImageSet | None, image_shape: tuple[int, int, int]
+        cls,
+        prior: Tensor | None,
+        public: ImageSet | None,
+        image_shape: tuple[int, int, int],
+        learning: bool = False,
     ) -> References:
         """Take what is given, and embedded histology patches for what is not.
+
+        A stand-in teaches nothing of images like the client's: no attack learns from it.
+
+        Args:
+            prior: as of :func:`gradward.audit.audit_update`.
+            public: likewise.
+            image_shape: channels, height and width.
+            learning: whether an attack learns a prior, for which no labels are needed.
 
         Raises:
             AuditError: images of another shape or range, or none at all; no stand-in has
@@ -54,7 +66,7 @@ class References:
             if not len(public):
                 raise AuditError("there are no public images; give at least one, or none to use")
             check_form("the public images", public.images, image_shape)
-            mean, (control, of_attacker) = public.images.mean(0), _divided(public)
+            mean, (control, of_attacker) = public.images.mean(0), _divided(public, learning)
             default, public_from = mean, f"{len(public)} images that were given"
         else:
             try:
@@ -98,17 +110,19 @@ class References:
         return images, own
 
 
-def _divided(public: ImageSet) -> tuple[ImageSet, ImageSet | None]:
+def _divided(public: ImageSet, learning: bool) -> tuple[ImageSet, ImageSet | None]:
     """Return public images for the control, a quarter of each class, and those for the attacker.
 
-    Without labels, or where a class has too few for both, all are the control's.
+    All are the control's where a class has too few for both or, unless a prior is learned from
+    them, none has a label.
     """
     for_control = torch.zeros(len(public), dtype=torch.bool)
     for label in public.labels.unique():
         for_control[torch.nonzero(public.labels == label)[::4, 0]] = True
     left = public.labels[~for_control]
     counts = torch.stack([(left == label).sum() for label in public.labels.unique()])
-    if bool((public.labels < 0).any()) or int(counts.min()) < LEAST_IMAGES_OF_A_CLASS:
+    of_use = learning or bool((public.labels >= 0).all())
+    if not of_use or int(counts.min()) < LEAST_IMAGES_OF_A_CLASS:
         return public, None
     return public.subset(torch.nonzero(for_control)[:, 0]), public.subset(
         torch.nonzero(~for_control)[:, 0]

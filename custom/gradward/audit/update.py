@@ -20,6 +20,7 @@ from gradward.attacks import (
     images_in_update,
 )
 from gradward.attacks.beside_control import run_beside_control
+from gradward.attacks.image_prior import learns
 from gradward.attacks.portfolio import Progress
 from gradward.attacks.spec import check_distinct
 from gradward.audit.facts import AuditError, AuditFacts, facts_of_update
@@ -69,9 +70,10 @@ def audit_update(
             of the public images.
         labels: ``(n_images,)`` int64 in any order, if the attacker is told; None has them inferred.
         truth: ``(m, C, H, W)`` in [0, 1], the images behind the update; None measures nothing.
-        public: images like the client's and not of it, for control, public mean and, where each
-            class has several, for inferring labels; a label below 0 is unknown. None takes
-            histology patches as a stand-in, brought to ``image_shape``.
+        public: images like the client's and not of it, for control and public mean. None takes
+            histology patches as a stand-in, brought to ``image_shape``. Where they are labelled
+            (a label below 0 is unknown), or an attack learns a prior, the attacks get three
+            quarters of each class, and the control the rest.
         attacks: each at most once; None takes all.
         budget: of each attack on the update, and again on the control; None is 60 CPU seconds.
         seed: of attacks and control.
@@ -106,8 +108,9 @@ def audit_update(
         _check_labels(labels, number, classes)
     if truth is not None:
         check_form("the truth", truth, image_shape)
-    references = References.choose(prior, public, image_shape)
     specs = chosen_attacks(attacks)
+    learning = any(learns(spec.attack) for spec in specs)
+    references = References.choose(prior, public, image_shape, learning)
     bound = Budget(cpu_seconds=CPU_SECONDS) if budget is None else budget
     control_images, control_labels = references.control_set(labels, classes)
     try:

@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 
 from gradward.data.form import ImageForm
-from gradward.data.images import DataError, ImageSet
+from gradward.data.images import DataError, ImageSet, unlabelled
 from gradward.data.readers import read_image
-
-UNLABELLED = -1
 
 
 def read_folder(folder: Path, form: ImageForm, what: str) -> Tensor:
@@ -56,7 +54,7 @@ def read_public_folder(folder: Path, form: ImageForm, classes: int, what: str) -
         what: the folder holds, for messages.
 
     Returns:
-        The images, their labels :data:`UNLABELLED` if the folder has no sub-folders.
+        The images, unlabelled if the folder has no sub-folders.
 
     Raises:
         DataError: as :func:`read_folder`, or a sub-folder that is named for no class.
@@ -64,8 +62,7 @@ def read_public_folder(folder: Path, form: ImageForm, classes: int, what: str) -
     inside = sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
     of_classes = [part for part in inside if not part.name.startswith(".")]
     if not of_classes:
-        images = read_folder(folder, form, what)
-        return ImageSet(images, torch.full((len(images),), UNLABELLED))
+        return unlabelled(read_folder(folder, form, what))
     names = [str(label) for label in range(classes)]
     if any(part.name not in names for part in of_classes):
         raise DataError(

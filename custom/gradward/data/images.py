@@ -67,6 +67,14 @@ class ImageSet:
         )
 
 
+UNLABELLED = -1
+
+
+def unlabelled(images: Tensor) -> ImageSet:
+    """Return images ``(N, C, H, W)`` whose labels are not known."""
+    return ImageSet(images, torch.full((len(images),), UNLABELLED))
+
+
 def require_same_form(site_images: ImageSet, public: ImageSet) -> None:
     """Make sure that a site's images and public ones have the same channels, height and width.
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gradward.data.form import ImageForm
@@ -33,6 +34,14 @@ class PublicSet:
     prior_image: Tensor
     mean_image: Tensor
     _parts: Mapping[str, ImageSet]
+
+    @property
+    def attacker_images(self) -> Tensor:
+        """``(N, C, H, W)`` that an attacker may learn from: the parts ``prior`` and ``fit``.
+
+        The others measure attacks: one that had seen them would be judged by what it was told.
+        """
+        return torch.cat([self.part(name).images for name in ("prior", "fit")])
 
     def part(self, part: str) -> ImageSet:
         """Return ``prior``, ``control``, ``decoys``, ``canary`` or ``fit``.

@@ -140,6 +140,7 @@ def attack_update(
             "attacks": [dict(attack) for attack in settings.attacks],
             "budget": dict(settings.budget),
             "prior": str(spool.prior_file),
+            "public": str(spool.public_file),
             "control": str(spool.control_file),
             "seed": derive_seed(experiment.seed, "audit", update.site, update.round),
             "device": device,

@@ -88,6 +88,11 @@ class AuditSpool:
         return self.folder / "prior.npy"
 
     @property
+    def public_file(self) -> Path:
+        """``(N, C, H, W)`` float32 that attacks may learn from."""
+        return self.folder / "public.npy"
+
+    @property
     def control_file(self) -> Path:
         """Public images and labels that the wrong update is made of."""
         return self.folder / "control.npz"
@@ -145,6 +150,7 @@ class AuditSpool:
                 public = self._load_public()
                 control = public.part("control")
                 np.save(self.prior_file, public.prior_image.numpy())
+                np.save(self.public_file, public.attacker_images.numpy())
                 save_state(self.control_file, {"images": control.images, "labels": control.labels})
                 self._public = public
             return self._public
