@@ -18,7 +18,9 @@ from gradward.attacks import (
     run_portfolio,
 )
 from gradward.attacks.image_prior import ImagePrior
-from gradward.attacks.portfolio import LEARNING_ATTACKS, AttackResult
+from gradward.attacks.portfolio import AttackResult
+from gradward.attacks.spec import LEARNING_ATTACKS
+from gradward.data.images import unlabelled
 from gradward.training import TrainingSettings, state_copy
 
 from .attack_fixtures import observe
@@ -50,6 +52,8 @@ def narrow() -> nn.Module:
 def attack(observation: Observation, name: str, **changes: object) -> AttackResult:
     options = changes.pop("options", {"learned_prior": 0.3})
     arguments: dict = {"prior": MEAN, "n_images": 1, "public": PUBLIC, **changes}
+    if arguments["public"] is not None:
+        arguments["public"] = unlabelled(arguments["public"])
     (result,) = run_portfolio(
         observation,
         settings=ONE,

@@ -191,7 +191,7 @@ def test_a_script_that_cannot_be_imported_is_told_and_does_not_hang(
     script = desk.folder / "script.py"
     script.write_text("raise SystemExit(1)")
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script))
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script), raising=False)
     with pytest.raises(AuditError, match='must do this below if __name__ == "__main__"'):
         desk.call("script", model=network(width=64))
 
