@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gradward.attacks.objectives import batch_statistics_distance
+from gradward.attacks.objectives import StatisticsDistance
 from gradward.attacks.observation import (
     AttackRefused,
     LayerStatistics,
@@ -153,20 +153,27 @@ def combine(
     return mean, var
 
 
-def distance_of_calls(
-    calls: Iterable[tuple[str, Tensor, Tensor]], layers: Sequence[LayerStatistics]
-) -> Tensor:
-    """Return how far forwards' batch statistics are from the observed ones, a scalar.
+class CallsDistance:
+    """How far forwards' batch statistics are from the observed ones.
 
     Args:
-        calls: (name, mean, unbiased variance) of all local steps in their order, as a
-            :class:`StatisticsTap` collects them.
-        layers: observed, each among the calls.
+        layers: observed.
     """
-    collected: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-    for name, mean, var in calls:
-        collected[name].append((mean, var))
-    return batch_statistics_distance(
-        [combine(collected[layer.name], layer.momentum) for layer in layers],
-        [(layer.mean, layer.var) for layer in layers],
-    )
+
+    def __init__(self, layers: Sequence[LayerStatistics]):
+        self._layers = layers
+        self._distance = StatisticsDistance([(layer.mean, layer.var) for layer in layers])
+
+    def __call__(self, calls: Iterable[tuple[str, Tensor, Tensor]]) -> Tensor:
+        """Return a scalar.
+
+        Args:
+            calls: (name, mean, unbiased variance) of all local steps in their order, as a
+                :class:`StatisticsTap` collects them; each layer must be among them.
+        """
+        collected: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        for name, mean, var in calls:
+            collected[name].append((mean, var))
+        return self._distance(
+            [combine(collected[layer.name], layer.momentum) for layer in self._layers]
+        )

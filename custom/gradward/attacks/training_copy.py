@@ -1,8 +1,4 @@
-"""A copy of a network for simulating training: BatchNorm that leaves no trace and tells its batch.
-
-torch's BatchNorm does not hand out the batch statistics it computes, and computing them beside it
-makes gradient matching a fifth more expensive.
-"""
+"""A copy of a network for simulating training, which leaves no trace in it."""
 
 from __future__ import annotations
 
@@ -19,47 +15,10 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.hooks import RemovableHandle
 
 from gradward.attacks.observation import AttackRefused
+from gradward.attacks.training_batchnorm import TrainingBatchNorm
 from gradward.hooks import HookContext
 
 _SAME_ARITHMETIC = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
-
-
-class TrainingBatchNorm(nn.Module):
-    """BatchNorm in training mode, without running statistics, twice differentiable.
-
-    Args:
-        norm: whose weight and bias, if any, it shares.
-        name: of the layer, for errors.
-
-    Attributes:
-        statistics: ``(mean, unbiased variance)`` of the latest batch, each ``(C,)``.
-    """
-
-    def __init__(self, norm: _BatchNorm, name: str):
-        super().__init__()
-        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
-        self.name = name
-        self.statistics: tuple[Tensor, Tensor]
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Normalise ``(B, C, ...)`` by the batch.
-
-        Raises:
-            AttackRefused: a single value a channel, on which torch cannot train either.
-        """
-        dims = [0, *range(2, values.ndim)]
-        count = values.numel() // values.shape[1]
-        if count < 2:
-            raise AttackRefused(
-                f"layer {self.name!r} gets one value a channel: no client can train on such a batch"
-            )
-        var, mean = torch.var_mean(values, dim=dims, correction=0, keepdim=True)
-        self.statistics = (mean.flatten(), var.flatten() * (count / (count - 1)))
-        scale = torch.rsqrt(var + self.eps)
-        if self.weight is not None:
-            scale = scale * self.weight.reshape(scale.shape)
-        values = (values - mean) * scale
-        return values if self.bias is None else values + self.bias.reshape(scale.shape)
 
 
 class _EnoughSeen(Exception):
