@@ -34,16 +34,17 @@ class Steps:
 class _ElementaryBatchNorm(TrainingBatchNorm):
     """The same of torch's own operations, for `vmap` takes no others."""
 
-    def forward(self, values: Tensor) -> Tensor:
+    def normalise(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         dims = [0, *range(2, values.ndim)]
         count = values.numel() // values.shape[1]
         var, mean = torch.var_mean(values, dim=dims, correction=0, keepdim=True)
-        self.statistics = (mean.flatten(), var.flatten() * (count / (count - 1)))
         scale = torch.rsqrt(var + self.eps)
         if self.weight is not None:
             scale = scale * self.weight.reshape(scale.shape)
         values = (values - mean) * scale
-        return values if self.bias is None else values + self.bias.reshape(scale.shape)
+        if self.bias is not None:
+            values = values + self.bias.reshape(scale.shape)
+        return values, mean.flatten(), var.flatten() * (count / (count - 1))
 
 
 class Clients:

@@ -110,19 +110,19 @@ class StatisticsLoss:
         distinct = list(dict.fromkeys(order))
         used = set(distinct[: math.ceil(layers * len(distinct))])
         observed = [layer for layer in case.observation.batch_statistics if layer.name in used]
-        self._names = [layer.name for layer in observed]
         self._distance = CallsDistance(observed)
         # What lies behind the last layer used need not be computed.
-        self._stop_after = sum(name in used for name in order)
+        end = sum(name in used for name in order)
+        self._tap = StatisticsTap(self._model, [layer.name for layer in observed], end)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the loss of ``images`` ``(n_images, C, H, W)``, a scalar."""
         seen: dict[tuple[int, ...], list[tuple[str, Tensor, Tensor]]] = {}
         calls = []
-        with StatisticsTap(self._model, self._names, self._stop_after) as tap:
+        with self._tap:
             for batch in self._batches:
                 # With frozen weights a batch that comes again gives the same statistics.
                 if (key := tuple(batch)) not in seen:
-                    seen[key] = tap.forward(images[batch])
+                    seen[key] = self._tap.forward(images[batch])
                 calls += seen[key]
         return self._distance(calls) + self._tv_weight * total_variation(images)

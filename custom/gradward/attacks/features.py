@@ -115,8 +115,9 @@ class HeadLoss:
         self._model = training_copy(observation.model).requires_grad_(False)
         self._recorder = InputRecorder(self._model, name)
         self._distance = RelativeDistance(self._target)
-        self._layers = observation.batch_statistics
-        self._of_statistics = CallsDistance(self._layers) if self._layers else None
+        layers = observation.batch_statistics
+        self._tap = StatisticsTap(self._model, [layer.name for layer in layers])
+        self._of_statistics = CallsDistance(layers) if layers else None
 
     @property
     def determines_images(self) -> bool:
@@ -139,13 +140,13 @@ class HeadLoss:
 
     def _passes(self, images: Tensor) -> list[_Pass]:
         seen: dict[tuple[int, ...], _Pass] = {}
-        with StatisticsTap(self._model, [layer.name for layer in self._layers]) as tap:
+        with self._tap:
             for batch in self._batches:
                 # With frozen weights a batch that comes again gives the same.
                 if (key := tuple(batch)) not in seen:
-                    tap.calls = []
+                    self._tap.calls = []
                     logits = self._model(images[batch])
-                    seen[key] = _Pass(self._recorder.input, logits, tap.calls)
+                    seen[key] = _Pass(self._recorder.input, logits, self._tap.calls)
         return [seen[tuple(batch)] for batch in self._batches]
 
     def _told(self, passes: list[_Pass]) -> list[Tensor]:

@@ -26,8 +26,8 @@ class CosineDistance:
     """
 
     def __init__(self, target: Sequence[Tensor]):
-        self._target = list(target)
-        self._norm = _dot(target, target).sqrt()
+        self._target = [tensor.flatten() for tensor in target]
+        self._norm = _dot(self._target, self._target).sqrt()
 
     def __call__(self, candidate: Sequence[Tensor]) -> Tensor:
         """Return a scalar in [0, 2]; 1 where the candidate is zero.
@@ -44,9 +44,10 @@ class _Cosine(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, target: list[Tensor], theirs: Tensor, *candidate: Tensor) -> Tensor:
-        ours = _dot(candidate, candidate).sqrt()
+        flat = [tensor.flatten() for tensor in candidate]
+        ours = _dot(flat, flat).sqrt()
         size = (ours * theirs).clamp_min(TINY)
-        cosine = _dot(candidate, target) / size
+        cosine = _dot(flat, target) / size
         ctx.target = target
         ctx.save_for_backward(cosine / ours.clamp_min(TINY).square(), 1 / size, *candidate)
         return 1 - cosine
@@ -57,15 +58,14 @@ class _Cosine(torch.autograd.Function):
         by_candidate, by_target, *candidate = ctx.saved_tensors
         by_candidate, by_target = slope * by_candidate, -slope * by_target
         slopes = [
-            (a * by_candidate).addcmul_(b, by_target)
+            (a * by_candidate).addcmul_(b.view_as(a), by_target)
             for a, b in zip(candidate, ctx.target, strict=True)
         ]
         return None, None, *slopes
 
 
 def _dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
-    pairs = zip(left, right, strict=True)
-    return torch.stack([torch.dot(a.flatten(), b.flatten()) for a, b in pairs]).sum()
+    return torch.stack([torch.dot(a, b) for a, b in zip(left, right, strict=True)]).sum()
 
 
 class RelativeDistance:
@@ -79,7 +79,7 @@ class RelativeDistance:
 
     def __init__(self, target: Sequence[Tensor]):
         self._target = list(target)
-        self._size = _dot(target, target).clamp_min(TINY)
+        self._size = torch.stack([b.square().sum() for b in target]).sum().clamp_min(TINY)
 
     def __call__(self, candidate: Sequence[Tensor]) -> Tensor:
         """Return a scalar, 0 or more.

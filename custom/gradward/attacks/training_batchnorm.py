@@ -6,6 +6,7 @@ operations, which cost much of a small network's gradient matching.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gradward.attacks.observation import AttackRefused
+
+Listener = Callable[[str, Tensor, Tensor], None]
 
 
 class TrainingBatchNorm(nn.Module):
@@ -24,14 +27,15 @@ class TrainingBatchNorm(nn.Module):
         name: of the layer, for errors.
 
     Attributes:
-        statistics: ``(mean, unbiased variance)`` of the latest batch, each ``(C,)``.
+        listener: called with the layer's name and the mean and unbiased variance of each batch,
+            both ``(C,)``; None if nobody listens.
     """
 
     def __init__(self, norm: _BatchNorm, name: str):
         super().__init__()
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
         self.name = name
-        self.statistics: tuple[Tensor, Tensor]
+        self.listener: Listener | None = None
 
     def forward(self, values: Tensor) -> Tensor:
         """Normalise ``(B, C, ...)`` by the batch.
@@ -39,17 +43,22 @@ class TrainingBatchNorm(nn.Module):
         Raises:
             AttackRefused: a single value a channel, on which torch cannot train either.
         """
-        channels = values.shape[1]
-        if values.numel() // channels < 2:
+        if values.numel() // values.shape[1] < 2:
             raise AttackRefused(
                 f"layer {self.name!r} gets one value a channel: no client can train on such a batch"
             )
+        normalised, mean, var = self.normalise(values)
+        if self.listener is not None:
+            self.listener(self.name, mean, var)
+        return normalised
+
+    def normalise(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the normalised values, and their mean and unbiased variance, each ``(C,)``."""
+        channels = values.shape[1]
         weight = values.new_ones(channels) if self.weight is None else self.weight
         bias = values.new_zeros(channels) if self.bias is None else self.bias
-        normalised: Tensor
-        normalised, mean, var = _Normalise.apply(values, weight, bias, self.eps)
-        self.statistics = (mean, var)
-        return normalised
+        result: tuple[Tensor, Tensor, Tensor] = _Normalise.apply(values, weight, bias, self.eps)
+        return result
 
 
 class _Normalise(torch.autograd.Function):
@@ -74,7 +83,8 @@ class _Normalise(torch.autograd.Function):
         count = values.numel() // values.shape[1]
         of_values = of_weight = of_bias = None
         if slope is not None:
-            of_values, of_weight, of_bias = _Slopes.apply(slope, values, weight, mean, inverse)
+            slopes = _Slopes.apply if torch.is_grad_enabled() else _backward
+            of_values, of_weight, of_bias = slopes(slope, values, weight, mean, inverse)
         if of_mean is not None:
             part = _wide(of_mean / count, values)
             of_values = part.expand_as(values) if of_values is None else of_values + part
