@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 from torch.func import vmap
+from torch.nn import functional as F
 
 from gradward.attacks import AttackSpec, Observation
 from gradward.attacks.budget import Allowance, Budget, Meter
 from gradward.attacks.objectives import (
     RELATIVE_VARIANCE_FLOOR,
-    cosine_distance,
     total_variation,
 )
 from gradward.attacks.search import descend_signed_adam
@@ -120,7 +120,7 @@ def _matching(seen: Round, labels: Tensor, factors: Sequence[Tensor], noise: Ten
     def loss(images: Tensor) -> Tensor:
         step = seen.clients.step(images, labels)
         sent = [v * f for v, f in zip(step.gradients.values(), factors, strict=True)]
-        value = vmap(cosine_distance)(sent, aim) + smoothness * vmap(total_variation)(images)
+        value = _angles(sent, aim) + smoothness * vmap(total_variation)(images)
         if observed:
             ours = [step.statistics[layers[name]] for name in observed]
             value = value + trust * _statistics_distance(ours, list(observed.values()))
@@ -145,8 +145,16 @@ def _statistics(observations: Sequence[Observation]) -> dict[str, tuple[Tensor, 
     }
 
 
+def _angles(candidate: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
+    """Return `CosineDistance` client by client, ``(V,)``; that one is for one client."""
+    ours, theirs = (
+        torch.cat([value.flatten(1) for value in update], dim=1) for update in (candidate, target)
+    )
+    return 1 - F.cosine_similarity(ours, theirs, eps=_TINY)
+
+
 def _statistics_distance(candidate: Statistics, target: Statistics) -> Tensor:
-    """Return `batch_statistics_distance` client by client, ``(V,)``; that one is for one client."""
+    """Return `StatisticsDistance` client by client, ``(V,)``; that one is for one client."""
     terms = []
     for (mean, var), (mean_, var_) in zip(candidate, target, strict=True):
         floor = RELATIVE_VARIANCE_FLOOR * var_.mean(dim=1, keepdim=True) + _TINY

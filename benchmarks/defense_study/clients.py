@@ -11,6 +11,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from gradward.attacks.training_batchnorm import TrainingBatchNorm
 from gradward.attacks.training_copy import StatisticsTap, training_copy
 from gradward.training import State
 
@@ -30,6 +31,22 @@ class Steps:
     statistics: list[tuple[Tensor, Tensor]]
 
 
+class _ElementaryBatchNorm(TrainingBatchNorm):
+    """The same of torch's own operations, for `vmap` takes no others."""
+
+    def normalise(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        dims = [0, *range(2, values.ndim)]
+        count = values.numel() // values.shape[1]
+        var, mean = torch.var_mean(values, dim=dims, correction=0, keepdim=True)
+        scale = torch.rsqrt(var + self.eps)
+        if self.weight is not None:
+            scale = scale * self.weight.reshape(scale.shape)
+        values = (values - mean) * scale
+        if self.bias is not None:
+            values = values + self.bias.reshape(scale.shape)
+        return values, mean.flatten(), var.flatten() * (count / (count - 1))
+
+
 class Clients:
     """Clients that all start from the same global state.
 
@@ -45,6 +62,8 @@ class Clients:
             name: module for name, module in own.named_modules() if isinstance(module, _BatchNorm)
         }
         self._model = training_copy(own)
+        for name, module in self.norms.items():
+            self._model.set_submodule(name, _ElementaryBatchNorm(module, name))
         self._weights = {name: p.detach() for name, p in self._model.named_parameters()}
 
     def step(self, images: Tensor, labels: Tensor) -> Steps:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from gradward.attacks import AttackRefused
 from gradward.attacks.objectives import (
-    batch_statistics_distance,
-    cosine_distance,
-    relative_distance,
+    CosineDistance,
+    RelativeDistance,
+    StatisticsDistance,
     total_variation,
 )
 from gradward.attacks.simulation import ClientSimulator
@@ -39,9 +39,9 @@ def residual(
     )
     statistics = [(layer.mean, layer.var) for layer in observation.batch_statistics]
     return (
-        float(cosine_distance(simulated.parameter_updates, real)),
+        float(CosineDistance(real)(simulated.parameter_updates)),
         float(gap / sum(b.square().sum() for b in real)),
-        float(batch_statistics_distance(simulated.batch_statistics, statistics)),
+        float(StatisticsDistance(statistics)(simulated.batch_statistics)),
     )
 
 
@@ -125,11 +125,11 @@ def test_every_client_setting_is_exact_at_the_truth(
     )
     simulated = ClientSimulator(observation, of_client).run(patches()[:4].double(), LABELS, batches)
     real = list(observation.parameter_update.values())
-    assert float(cosine_distance(simulated.parameter_updates, real)) <= 1e-6
-    assert float(relative_distance(simulated.parameter_updates, real)) <= 1e-10
+    assert float(CosineDistance(real)(simulated.parameter_updates)) <= 1e-6
+    assert float(RelativeDistance(real)(simulated.parameter_updates)) <= 1e-10
     if observation.batch_statistics:
         statistics = [(layer.mean, layer.var) for layer in observation.batch_statistics]
-        distance = batch_statistics_distance(simulated.batch_statistics, statistics)
+        distance = StatisticsDistance(statistics)(simulated.batch_statistics)
         assert float(distance) <= 1e-8
 
 
@@ -186,12 +186,12 @@ def test_adam_is_refused() -> None:
 
 def test_distances() -> None:
     a, b = [torch.tensor([1.0, 0.0])], [torch.tensor([0.0, 2.0])]
-    assert float(cosine_distance(a, a)) == pytest.approx(0)
-    assert float(cosine_distance(a, b)) == pytest.approx(1)
-    assert float(cosine_distance([torch.zeros(2)], b)) == pytest.approx(1)
+    assert float(CosineDistance(a)(a)) == pytest.approx(0)
+    assert float(CosineDistance(b)(a)) == pytest.approx(1)
+    assert float(CosineDistance(b)([torch.zeros(2)])) == pytest.approx(1)
     target = [(torch.tensor([0.0]), torch.tensor([4.0]))]
     shifted = [(torch.tensor([1.0]), torch.tensor([16.0]))]
     # Half a deviation in the mean, one deviation in the deviation.
-    assert float(batch_statistics_distance(shifted, target)) == pytest.approx(0.25 + 1)
+    assert float(StatisticsDistance(target)(shifted)) == pytest.approx(0.25 + 1)
     ramp = torch.arange(4.0).expand(1, 5, 4, 4)
     assert float(total_variation(ramp)) == pytest.approx(1)

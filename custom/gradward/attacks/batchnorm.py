@@ -18,7 +18,7 @@ from gradward.attacks.knowledge import Knowledge
 from gradward.attacks.objectives import total_variation
 from gradward.attacks.observation import AttackRefused
 from gradward.attacks.search import Search, descend_lbfgs
-from gradward.attacks.simulation import distance_of_calls
+from gradward.attacks.simulation import CallsDistance
 from gradward.attacks.training_copy import StatisticsTap, training_copy
 
 # Share of the layers, in the order of the forward pass, and of the budget at the stage's end. Deep
@@ -130,20 +130,20 @@ class StatisticsLoss:
         order = [name for name, _, _ in calls]
         distinct = list(dict.fromkeys(order))
         used = set(distinct[: math.ceil(layers * len(distinct))])
-        self._layers = [layer for layer in case.observation.batch_statistics if layer.name in used]
+        observed = [layer for layer in case.observation.batch_statistics if layer.name in used]
+        self._distance = CallsDistance(observed)
         # What lies behind the last layer used need not be computed.
-        self._stop_after = sum(name in used for name in order)
+        end = sum(name in used for name in order)
+        self._tap = StatisticsTap(self._model, [layer.name for layer in observed], end)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the loss of ``images`` ``(n_images, C, H, W)``, a scalar."""
         seen: dict[tuple[int, ...], list[tuple[str, Tensor, Tensor]]] = {}
         calls = []
-        names = [layer.name for layer in self._layers]
-        with StatisticsTap(self._model, names, self._stop_after) as tap:
+        with self._tap:
             for batch in self._batches:
                 # With frozen weights a batch that comes again gives the same statistics.
                 if (key := tuple(batch)) not in seen:
-                    seen[key] = tap.forward(images[batch])
+                    seen[key] = self._tap.forward(images[batch])
                 calls += seen[key]
-        distance = distance_of_calls(calls, self._layers)
-        return distance + self._tv_weight * total_variation(images)
+        return self._distance(calls) + self._tv_weight * total_variation(images)

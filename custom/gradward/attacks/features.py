@@ -21,13 +21,10 @@ from gradward.attacks.head import (
 )
 from gradward.attacks.image_prior import descend_within, learn_prior
 from gradward.attacks.knowledge import Knowledge
-from gradward.attacks.objectives import (
-    relative_distance,
-    total_variation,
-)
+from gradward.attacks.objectives import RelativeDistance, total_variation
 from gradward.attacks.observation import AttackRefused
 from gradward.attacks.search import Search, descend_lbfgs
-from gradward.attacks.simulation import distance_of_calls
+from gradward.attacks.simulation import CallsDistance
 from gradward.attacks.training_copy import StatisticsTap, training_copy
 from gradward.losses import logit_slopes
 
@@ -128,7 +125,10 @@ class HeadLoss:
         self._gains = momentum_gains(len(case.batches), settings.momentum)
         self._model = training_copy(observation.model).requires_grad_(False)
         self._recorder = InputRecorder(self._model, name)
-        self._layers = observation.batch_statistics
+        self._distance = RelativeDistance(self._target)
+        layers = observation.batch_statistics
+        self._tap = StatisticsTap(self._model, [layer.name for layer in layers])
+        self._of_statistics = CallsDistance(layers) if layers else None
 
     @property
     def determines_images(self) -> bool:
@@ -143,21 +143,21 @@ class HeadLoss:
     def __call__(self, images: Tensor) -> Tensor:
         """Return the loss of ``images`` ``(n_images, C, H, W)``, a scalar."""
         passes = self._passes(images)
-        value = relative_distance(self._told(passes), self._target)
-        if self._layers:
+        value = self._distance(self._told(passes))
+        if self._of_statistics:
             calls = [call for item in passes for call in item.statistics]
-            value = value + self._options.bn_weight * distance_of_calls(calls, self._layers)
+            value = value + self._options.bn_weight * self._of_statistics(calls)
         return value + self._options.tv_weight * total_variation(images)
 
     def _passes(self, images: Tensor) -> list[_Pass]:
         seen: dict[tuple[int, ...], _Pass] = {}
-        with StatisticsTap(self._model, [layer.name for layer in self._layers]) as tap:
+        with self._tap:
             for batch in self._batches:
                 # With frozen weights a batch that comes again gives the same.
                 if (key := tuple(batch)) not in seen:
-                    tap.calls = []
+                    self._tap.calls = []
                     logits = self._model(images[batch])
-                    seen[key] = _Pass(self._recorder.input, logits, tap.calls)
+                    seen[key] = _Pass(self._recorder.input, logits, self._tap.calls)
         return [seen[tuple(batch)] for batch in self._batches]
 
     def _told(self, passes: list[_Pass]) -> list[Tensor]:

@@ -13,19 +13,16 @@ from gradward.attacks.case import AttackCase
 from gradward.attacks.features import FeatureOptions, HeadLoss
 from gradward.attacks.knowledge import Knowledge
 from gradward.attacks.objectives import (
-    batch_statistics_distance,
-    cosine_distance,
-    relative_distance,
+    CosineDistance,
+    RelativeDistance,
+    StatisticsDistance,
     total_variation,
 )
 from gradward.attacks.observation import AttackRefused
 from gradward.attacks.search import Search, descend_lbfgs, descend_signed_adam
-from gradward.attacks.simulation import ClientSimulator, SimulatedUpdate
-from gradward.attacks.training_copy import (
-    TrainingBatchNorm,
-    layer_without_second_derivative,
-    training_copy,
-)
+from gradward.attacks.simulation import ClientSimulator
+from gradward.attacks.training_batchnorm import TrainingBatchNorm
+from gradward.attacks.training_copy import layer_without_second_derivative, training_copy
 
 # Share of exact zeros that only a kink leaves behind.
 MANY_ZEROS = 0.01
@@ -162,28 +159,28 @@ class MatchingLoss:
         self._labels = labels
         self._batches = case.batches
         self._options = options
-        self._target = list(case.observation.parameter_update.values())
-        self._observed = [(layer.mean, layer.var) for layer in case.observation.batch_statistics]
+        target = list(case.observation.parameter_update.values())
+        self._angle, self._relative = CosineDistance(target), RelativeDistance(target)
+        layers = case.observation.batch_statistics
+        observed = [(layer.mean, layer.var) for layer in layers]
+        self._statistics = StatisticsDistance(observed) if observed else None
 
     def cosine(self, images: Tensor) -> Tensor:
         """Return angle, batch statistics and smoothness, a scalar."""
-        update = self._simulator.run(images, self._labels, self._batches)
-        value = cosine_distance(update.parameter_updates, self._target)
-        value = value + self._options.tv_weight * total_variation(images)
-        return value + self._statistics(update)
+        return self._value(images, self._angle, self._options.tv_weight)
 
     def relative(self, images: Tensor) -> Tensor:
         """Return relative squares, batch statistics and smoothness, a scalar."""
-        update = self._simulator.run(images, self._labels, self._batches)
-        value = relative_distance(update.parameter_updates, self._target)
-        value = value + self._options.relative_tv_weight * total_variation(images)
-        return value + self._statistics(update)
+        return self._value(images, self._relative, self._options.relative_tv_weight)
 
-    def _statistics(self, update: SimulatedUpdate) -> Tensor | float:
-        if not self._observed:
-            return 0.0
-        distance = batch_statistics_distance(update.batch_statistics, self._observed)
-        return self._options.bn_weight * distance
+    def _value(
+        self, images: Tensor, distance: CosineDistance | RelativeDistance, tv_weight: float
+    ) -> Tensor:
+        update = self._simulator.run(images, self._labels, self._batches)
+        value = distance(update.parameter_updates) + tv_weight * total_variation(images)
+        if self._statistics:
+            value = value + self._options.bn_weight * self._statistics(update.batch_statistics)
+        return value
 
 
 def _refuse_single_derivatives(case: AttackCase) -> None:

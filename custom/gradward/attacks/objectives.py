@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 Statistics = Sequence[tuple[Tensor, Tensor]]
 
@@ -14,68 +16,110 @@ RELATIVE_VARIANCE_FLOOR = 1e-5
 TINY = 1e-20
 
 
-def cosine_distance(candidate: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
-    """Return ``1 - cos`` of the angle between two updates, all tensors taken as one vector.
+class CosineDistance:
+    """``1 - cos`` of the angle between updates, all tensors taken as one vector.
 
     Geiping et al., *Inverting Gradients* (NeurIPS 2020), equation 4, for updates.
 
     Args:
-        candidate: differentiable tensors, in the order and shapes of ``target``.
         target: the observed tensors.
-
-    Returns:
-        Scalar in [0, 2]; 1 where the candidate is zero.
     """
-    # Dot products make no copies, and the largest networks have ten million weights.
-    flat = [(a.flatten(), b.flatten()) for a, b in zip(candidate, target, strict=True)]
-    dot = torch.stack([torch.dot(a, b) for a, b in flat]).sum()
-    ours = torch.stack([torch.dot(a, a) for a, _ in flat]).sum()
-    theirs = torch.stack([torch.dot(b, b) for _, b in flat]).sum()
-    return 1 - dot / ((ours * theirs).clamp_min(TINY**2).sqrt())
+
+    def __init__(self, target: Sequence[Tensor]):
+        self._target = [tensor.flatten() for tensor in target]
+        self._norm = _dot(self._target, self._target).sqrt()
+
+    def __call__(self, candidate: Sequence[Tensor]) -> Tensor:
+        """Return a scalar in [0, 2]; 1 where the candidate is zero.
+
+        Args:
+            candidate: differentiable tensors, in the order and shapes of the target.
+        """
+        distance: Tensor = _Cosine.apply(self._target, self._norm, *candidate)
+        return distance
 
 
-def relative_distance(candidate: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
-    """Return ``|a - b|^2 / |b|^2`` of two updates, all tensors taken as one vector.
+class _Cosine(torch.autograd.Function):
+    """In closed form: the largest networks have ten million weights, and few fit in a cache."""
+
+    @staticmethod
+    def forward(ctx: Any, target: list[Tensor], theirs: Tensor, *candidate: Tensor) -> Tensor:
+        flat = [tensor.flatten() for tensor in candidate]
+        ours = _dot(flat, flat).sqrt()
+        size = (ours * theirs).clamp_min(TINY)
+        cosine = _dot(flat, target) / size
+        ctx.target = target
+        ctx.save_for_backward(cosine / ours.clamp_min(TINY).square(), 1 / size, *candidate)
+        return 1 - cosine
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        by_candidate, by_target, *candidate = ctx.saved_tensors
+        by_candidate, by_target = slope * by_candidate, -slope * by_target
+        slopes = [
+            (a * by_candidate).addcmul_(b.view_as(a), by_target)
+            for a, b in zip(candidate, ctx.target, strict=True)
+        ]
+        return None, None, *slopes
+
+
+def _dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
+    return torch.stack([torch.dot(a, b) for a, b in zip(left, right, strict=True)]).sum()
+
+
+class RelativeDistance:
+    """``|a - b|^2 / |b|^2`` of updates, all tensors taken as one vector.
 
     Unlike the angle it uses the update's size, which tells of known steps and learning rate.
 
     Args:
-        candidate: differentiable tensors, in the order and shapes of ``target``.
         target: the observed tensors.
-
-    Returns:
-        Scalar, 0 or more.
     """
-    gap = torch.stack([(a - b).square().sum() for a, b in zip(candidate, target, strict=True)])
-    size = torch.stack([b.square().sum() for b in target]).sum()
-    return gap.sum() / size.clamp_min(TINY)
+
+    def __init__(self, target: Sequence[Tensor]):
+        self._target = list(target)
+        self._size = torch.stack([b.square().sum() for b in target]).sum().clamp_min(TINY)
+
+    def __call__(self, candidate: Sequence[Tensor]) -> Tensor:
+        """Return a scalar, 0 or more.
+
+        Args:
+            candidate: differentiable tensors, in the order and shapes of the target.
+        """
+        pairs = zip(candidate, self._target, strict=True)
+        return torch.stack([(a - b).square().sum() for a, b in pairs]).sum() / self._size
 
 
-def batch_statistics_distance(candidate: Statistics, target: Statistics) -> Tensor:
-    """Return how far batch statistics are apart, in units of the target's deviations.
+class StatisticsDistance:
+    """How far batch statistics are apart, in units of the target's deviations.
 
     ``mean((mu - mu*)^2 / var*) + mean((sigma - sigma*)^2 / var*)`` over the channels of a layer,
     averaged over layers. After Yin et al., *See through Gradients* (CVPR 2021), equation 6, whose
     plain norms let a few wide layers decide.
 
     Args:
-        candidate: ``(mean, unbiased variance)``, each ``(C,)``, for each layer.
-        target: the observed ones, same order.
-
-    Returns:
-        Scalar, 0 or more.
+        target: observed ``(mean, unbiased variance)``, each ``(C,)``, for each layer.
     """
-    mean, var = (torch.cat(parts) for parts in zip(*candidate, strict=True))
-    mean_, var_ = (torch.cat(parts) for parts in zip(*target, strict=True))
-    with torch.no_grad():
-        sizes = torch.tensor([len(v) for _, v in target], device=var_.device)
+
+    def __init__(self, target: Statistics):
+        self._mean, var = (torch.cat(parts) for parts in zip(*target, strict=True))
+        sizes = torch.tensor([len(v) for _, v in target], device=var.device)
         floors = torch.stack([RELATIVE_VARIANCE_FLOOR * v.mean() + TINY for _, v in target])
-        scale = torch.maximum(var_, floors.repeat_interleave(sizes))
-        weight = (1 / (sizes * len(sizes))).repeat_interleave(sizes) / scale
-        sigma_ = var_.clamp_min(TINY).sqrt()
-    # The square root's slope is infinite at zero variance.
-    sigma = var.clamp_min(TINY).sqrt()
-    return ((mean - mean_).square() + (sigma - sigma_).square()) @ weight.to(var)
+        scale = torch.maximum(var, floors.repeat_interleave(sizes))
+        self._weight = (1 / (sizes * len(sizes))).repeat_interleave(sizes).to(var) / scale
+        self._sigma = var.clamp_min(TINY).sqrt()
+
+    def __call__(self, candidate: Statistics) -> Tensor:
+        """Return a scalar, 0 or more.
+
+        Args:
+            candidate: differentiable, in the order of the target.
+        """
+        mean, var = (torch.cat(parts) for parts in zip(*candidate, strict=True))
+        # The square root's slope is infinite at zero variance.
+        sigma = var.clamp_min(TINY).sqrt()
+        return ((mean - self._mean).square() + (sigma - self._sigma).square()) @ self._weight
 
 
 def total_variation(images: Tensor) -> Tensor:

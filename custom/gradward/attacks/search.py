@@ -9,6 +9,7 @@ from itertools import islice
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 
 from gradward.attacks.budget import Allowance
 
@@ -50,7 +51,7 @@ class Search:
         """
         meter = self._allowance.meter
         meter.count()
-        value = float(loss.detach())
+        value = float(loss)
         if not math.isfinite(value):
             if self.images is None:
                 raise FloatingPointError("the attack's loss is not finite at its start")
@@ -88,6 +89,13 @@ def assumed_batches(sizes: Sequence[int], steps: int) -> list[list[int]]:
     return [epoch[step % len(epoch)] for step in range(steps)]
 
 
+def _value_and_slope(loss: Callable[[Tensor], Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
+    # On return the graph is gone, and the next one finds its memory warm.
+    value = loss(images)
+    (slope,) = torch.autograd.grad(value, images)
+    return value.detach(), slope
+
+
 def descend_lbfgs(loss: Callable[[Tensor], Tensor], start: Tensor, allowance: Allowance) -> Search:
     """Minimise ``loss`` from ``start`` by L-BFGS (history 100, strong Wolfe line search).
 
@@ -110,8 +118,7 @@ def descend_lbfgs(loss: Callable[[Tensor], Tensor], start: Tensor, allowance: Al
     )
 
     def closure() -> Tensor:
-        value = loss(images)
-        (images.grad,) = torch.autograd.grad(value, images)
+        value, images.grad = _value_and_slope(loss, images)
         search.record(value, images)
         return value
 
@@ -133,16 +140,29 @@ def descend_signed_adam(
     """
     images = start.detach().clamp(0, 1).requires_grad_()
     search = Search(allowance)
-    optimizer = torch.optim.Adam([images], lr=lr)
+    first, second, steps = torch.zeros_like(start), torch.zeros_like(start), torch.tensor(0.0)
     with suppress(BudgetSpent):
         while True:
             rate = lr * (0.01 + 0.99 * (1 + math.cos(math.pi * allowance.progress)) / 2)
-            optimizer.param_groups[0]["lr"] = rate
-            value = loss(images)
-            (slope,) = torch.autograd.grad(value, images)
+            value, slope = _value_and_slope(loss, images)
             search.record(value, images)
-            images.grad = slope.sign()
-            optimizer.step()
             with torch.no_grad():
+                # Beside a small network the class around this function costs a tenth.
+                adam(
+                    [images],
+                    [slope.sign()],
+                    [first],
+                    [second],
+                    max_exp_avg_sqs=[],
+                    state_steps=[steps],
+                    foreach=False,
+                    amsgrad=False,
+                    beta1=0.9,
+                    beta2=0.999,
+                    lr=rate,
+                    weight_decay=0.0,
+                    eps=1e-8,
+                    maximize=False,
+                )
                 images.clamp_(0, 1)
     return search

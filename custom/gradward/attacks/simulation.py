@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gradward.attacks.objectives import batch_statistics_distance
+from gradward.attacks.objectives import StatisticsDistance
 from gradward.attacks.observation import (
     AttackRefused,
     LayerStatistics,
@@ -82,6 +82,7 @@ class ClientSimulator:
         }
         self.settings = settings
         self.model = training_copy(model)
+        self._tap = StatisticsTap(self.model, self.layers)
         self._names = [n for n, p in self.model.named_parameters() if p.requires_grad]
         self._start = [p for p in self.model.parameters() if p.requires_grad]
 
@@ -99,14 +100,15 @@ class ClientSimulator:
         travelled: Sequence[Tensor] = ()
         collected: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         for number, batch in enumerate(batches):
-            with StatisticsTap(self.model, self.layers) as tap:
+            with self._tap:
                 # Where all images share a batch, indexing would only copy them.
                 whole = batch == list(range(len(images)))
                 pictures, truths = (images, labels) if whole else (images[batch], labels[batch])
                 logits = self._logits(pictures, weights)
             loss = classification_loss(settings.loss, logits, truths)
             # Steps, not slopes: the learning rate then costs one product instead of one a weight.
-            steps = torch.autograd.grad(-settings.lr * loss, weights, create_graph=keep_graph)
+            rate = torch.full_like(loss, -settings.lr)
+            steps = torch.autograd.grad(loss, weights, rate, create_graph=keep_graph)
             if settings.weight_decay:
                 shrink = settings.lr * settings.weight_decay
                 steps = tuple(s - shrink * w for s, w in zip(steps, weights, strict=True))
@@ -118,7 +120,7 @@ class ClientSimulator:
             travelled = (
                 [t + v for t, v in zip(travelled, velocity, strict=True)] if travelled else velocity
             )
-            for name, mean, var in tap.calls:
+            for name, mean, var in self._tap.calls:
                 # Without a graph to the images there is none worth keeping to the weights.
                 pair = (mean, var) if keep_graph else (mean.detach(), var.detach())
                 collected[name].append(pair)
@@ -153,20 +155,27 @@ def combine(
     return mean, var
 
 
-def distance_of_calls(
-    calls: Iterable[tuple[str, Tensor, Tensor]], layers: Sequence[LayerStatistics]
-) -> Tensor:
-    """Return how far forwards' batch statistics are from the observed ones, a scalar.
+class CallsDistance:
+    """How far forwards' batch statistics are from the observed ones.
 
     Args:
-        calls: (name, mean, unbiased variance) of all local steps in their order, as a
-            :class:`StatisticsTap` collects them.
-        layers: observed, each among the calls.
+        layers: observed.
     """
-    collected: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-    for name, mean, var in calls:
-        collected[name].append((mean, var))
-    return batch_statistics_distance(
-        [combine(collected[layer.name], layer.momentum) for layer in layers],
-        [(layer.mean, layer.var) for layer in layers],
-    )
+
+    def __init__(self, layers: Sequence[LayerStatistics]):
+        self._layers = layers
+        self._distance = StatisticsDistance([(layer.mean, layer.var) for layer in layers])
+
+    def __call__(self, calls: Iterable[tuple[str, Tensor, Tensor]]) -> Tensor:
+        """Return a scalar.
+
+        Args:
+            calls: (name, mean, unbiased variance) of all local steps in their order, as a
+                :class:`StatisticsTap` collects them; each layer must be among them.
+        """
+        collected: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        for name, mean, var in calls:
+            collected[name].append((mean, var))
+        return self._distance(
+            [combine(collected[layer.name], layer.momentum) for layer in self._layers]
+        )

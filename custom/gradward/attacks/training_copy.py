@@ -1,65 +1,22 @@
-"""A copy of a network for simulating training: BatchNorm that leaves no trace and tells its batch.
-
-torch's BatchNorm does not hand out the batch statistics it computes, and computing them beside it
-makes gradient matching a fifth more expensive.
-"""
+"""A copy of a network for simulating training, which leaves no trace in it."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
-from torch.utils.hooks import RemovableHandle
 
 from gradward.attacks.observation import AttackRefused
-from gradward.hooks import HookContext
+from gradward.attacks.training_batchnorm import Listener, TrainingBatchNorm
 
 _SAME_ARITHMETIC = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
-
-
-class TrainingBatchNorm(nn.Module):
-    """BatchNorm in training mode, without running statistics, twice differentiable.
-
-    Args:
-        norm: whose weight and bias, if any, it shares.
-        name: of the layer, for errors.
-
-    Attributes:
-        statistics: ``(mean, unbiased variance)`` of the latest batch, each ``(C,)``.
-    """
-
-    def __init__(self, norm: _BatchNorm, name: str):
-        super().__init__()
-        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
-        self.name = name
-        self.statistics: tuple[Tensor, Tensor]
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Normalise ``(B, C, ...)`` by the batch.
-
-        Raises:
-            AttackRefused: a single value a channel, on which torch cannot train either.
-        """
-        dims = [0, *range(2, values.ndim)]
-        count = values.numel() // values.shape[1]
-        if count < 2:
-            raise AttackRefused(
-                f"layer {self.name!r} gets one value a channel: no client can train on such a batch"
-            )
-        var, mean = torch.var_mean(values, dim=dims, correction=0, keepdim=True)
-        self.statistics = (mean.flatten(), var.flatten() * (count / (count - 1)))
-        scale = torch.rsqrt(var + self.eps)
-        if self.weight is not None:
-            scale = scale * self.weight.reshape(scale.shape)
-        values = (values - mean) * scale
-        return values if self.bias is None else values + self.bias.reshape(scale.shape)
 
 
 class _EnoughSeen(Exception):
@@ -145,40 +102,45 @@ def _twice_differentiable(output: Tensor, values: Tensor) -> bool:
     return second is not None
 
 
-class StatisticsTap(HookContext):
+class StatisticsTap:
     """Collects differentiable batch statistics of a :func:`training_copy`'s layers, as a context.
 
     Args:
-        model: its layers are hooked while the context is open.
+        model: its layers are listened to while the context is open.
         names: the layers, by their names in ``model.named_modules()``.
         stop_after: end :meth:`forward` after so many calls of these layers; None runs it through.
+
+    Attributes:
+        calls: (name, mean, unbiased variance) since the context was opened or :meth:`forward` run.
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str], stop_after: int | None = None):
         self.model = model
-        self.names = list(names)
         self.stop_after = stop_after
         self.calls: list[tuple[str, Tensor, Tensor]] = []
+        self._layers = [model.get_submodule(name) for name in names]
 
-    def hook(self) -> list[RemovableHandle]:
-        """Hook the named layers."""
-        return [
-            self.model.get_submodule(name).register_forward_hook(self._hook(name))
-            for name in self.names
-        ]
+    def __enter__(self) -> Self:
+        self._listen(self._collect)
+        self.calls = []
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._listen(None)
 
     def forward(self, images: Tensor) -> list[tuple[str, Tensor, Tensor]]:
-        """Run ``images`` and return the calls as (name, mean, unbiased variance)."""
+        """Run ``images`` and return the calls."""
         self.calls = []
         with suppress(_EnoughSeen):
             self.model(images)
         return self.calls
 
-    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def collect(layer: nn.Module, _inputs: tuple[Tensor, ...], _output: Tensor) -> None:
+    def _listen(self, listener: Listener | None) -> None:
+        for layer in self._layers:
             assert isinstance(layer, TrainingBatchNorm)
-            self.calls.append((name, *layer.statistics))
-            if len(self.calls) == self.stop_after:
-                raise _EnoughSeen
+            layer.listener = listener
 
-        return collect
+    def _collect(self, name: str, mean: Tensor, var: Tensor) -> None:
+        self.calls.append((name, mean, var))
+        if len(self.calls) == self.stop_after:
+            raise _EnoughSeen
