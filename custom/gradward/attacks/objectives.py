@@ -14,6 +14,8 @@ Statistics = Sequence[tuple[Tensor, Tensor]]
 # A channel that is (nearly) constant would otherwise outweigh all others through rounding alone.
 RELATIVE_VARIANCE_FLOOR = 1e-5
 TINY = 1e-20
+# Values of a tensor up to which an operation on it costs more than a copy.
+SMALL = 2**16
 
 
 class CosineDistance:
@@ -26,7 +28,7 @@ class CosineDistance:
     """
 
     def __init__(self, target: Sequence[Tensor]):
-        self._target = [tensor.flatten() for tensor in target]
+        self._target = _packed(target)
         self._norm = _dot(self._target, self._target).sqrt()
 
     def __call__(self, candidate: Sequence[Tensor]) -> Tensor:
@@ -35,7 +37,7 @@ class CosineDistance:
         Args:
             candidate: differentiable tensors, in the order and shapes of the target.
         """
-        distance: Tensor = _Cosine.apply(self._target, self._norm, *candidate)
+        distance: Tensor = _Cosine.apply(self._target, self._norm, *_packed(candidate))
         return distance
 
 
@@ -44,10 +46,9 @@ class _Cosine(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, target: list[Tensor], theirs: Tensor, *candidate: Tensor) -> Tensor:
-        flat = [tensor.flatten() for tensor in candidate]
-        ours = _dot(flat, flat).sqrt()
+        ours = _dot(candidate, candidate).sqrt()
         size = (ours * theirs).clamp_min(TINY)
-        cosine = _dot(flat, target) / size
+        cosine = _dot(candidate, target) / size
         ctx.target = target
         ctx.save_for_backward(cosine / ours.clamp_min(TINY).square(), 1 / size, *candidate)
         return 1 - cosine
@@ -58,10 +59,17 @@ class _Cosine(torch.autograd.Function):
         by_candidate, by_target, *candidate = ctx.saved_tensors
         by_candidate, by_target = slope * by_candidate, -slope * by_target
         slopes = [
-            (a * by_candidate).addcmul_(b.view_as(a), by_target)
+            (a * by_candidate).addcmul_(b, by_target)
             for a, b in zip(candidate, ctx.target, strict=True)
         ]
         return None, None, *slopes
+
+
+def _packed(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the same values as few vectors, the small tensors together."""
+    small = [tensor.flatten() for tensor in tensors if tensor.numel() <= SMALL]
+    large = [tensor.flatten() for tensor in tensors if tensor.numel() > SMALL]
+    return [torch.cat(small), *large] if small else large
 
 
 def _dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
@@ -78,8 +86,8 @@ class RelativeDistance:
     """
 
     def __init__(self, target: Sequence[Tensor]):
-        self._target = list(target)
-        self._size = torch.stack([b.square().sum() for b in target]).sum().clamp_min(TINY)
+        self._target = _packed(target)
+        self._size = _dot(self._target, self._target).clamp_min(TINY)
 
     def __call__(self, candidate: Sequence[Tensor]) -> Tensor:
         """Return a scalar, 0 or more.
@@ -87,7 +95,7 @@ class RelativeDistance:
         Args:
             candidate: differentiable tensors, in the order and shapes of the target.
         """
-        pairs = zip(candidate, self._target, strict=True)
+        pairs = zip(_packed(candidate), self._target, strict=True)
         return torch.stack([(a - b).square().sum() for a, b in pairs]).sum() / self._size
 
 

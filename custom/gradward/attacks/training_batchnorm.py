@@ -27,15 +27,15 @@ class TrainingBatchNorm(nn.Module):
         name: of the layer, for errors.
 
     Attributes:
-        listener: called with the layer's name and the mean and unbiased variance of each batch,
-            both ``(C,)``; None if nobody listens.
+        listeners: called with the layer's name and the mean and unbiased variance of each batch,
+            both ``(C,)``.
     """
 
     def __init__(self, norm: _BatchNorm, name: str):
         super().__init__()
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
         self.name = name
-        self.listener: Listener | None = None
+        self.listeners: list[Listener] = []
 
     def forward(self, values: Tensor) -> Tensor:
         """Normalise ``(B, C, ...)`` by the batch.
@@ -48,8 +48,8 @@ class TrainingBatchNorm(nn.Module):
                 f"layer {self.name!r} gets one value a channel: no client can train on such a batch"
             )
         normalised, mean, var = self.normalise(values)
-        if self.listener is not None:
-            self.listener(self.name, mean, var)
+        for listener in self.listeners:
+            listener(self.name, mean, var)
         return normalised
 
     def normalise(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,7 +102,7 @@ class _Slopes(torch.autograd.Function):
         ctx: Any, slope: Tensor, values: Tensor, weight: Tensor, mean: Tensor, inverse: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         slopes = _backward(slope, values, weight, mean, inverse)
-        ctx.save_for_backward(slope, values, weight, mean, inverse, *slopes[1:])
+        ctx.save_for_backward(slope, values, weight, mean, inverse, slopes[1])
         return slopes
 
     @staticmethod
@@ -112,25 +112,22 @@ class _Slopes(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, None, None]:
         """Return the slopes by ``(s, x, weight)``, s being the slope by y.
 
-        With ``n = (x - mean) r``, r the inverse deviation, N values a channel and sums over these,
-        the forward is ``(weight r P(s), sum(s n), sum(s))`` where
-        ``P(s) = s - sum(s) / N - n sum(s n) / N`` is symmetric, and ``r P`` also the way back from
-        n to x.
+        With ``n = (x - mean) r``, r the inverse deviation and N values a channel, the forward is
+        ``(weight r P(s), sum(s n), sum(s))``, where ``P(s) = s - mean(s) - n mean(s n)`` is
+        symmetric and ``r P`` is also the way back from n to x.
         """
-        s, values, weight, mean, r, sum_sn, sum_s = ctx.saved_tensors
-        count = values.numel() // values.shape[1]
+        s, values, weight, mean, r, sum_sn = ctx.saved_tensors
+        scale = weight * r * (values.shape[1] / values.numel())
+        back, sum_gn, _ = _backward(g, values, None, mean, r)
+        of_weight = (s * back).sum([0, *range(2, s.ndim)])
         n = (values - _wide(mean, values)).mul_(_wide(r, values))
-        of_s, sum_gn, sum_g = _backward(g, values, weight, mean, r)
-        of_s.addcmul_(n, _wide(g_weight, n)).add_(_wide(g_bias, n))
 
-        scale = weight * r / count
-        of_n = s * _wide(g_weight - scale * sum_gn, s)
-        of_n.addcmul_(g, _wide(scale * sum_sn, g), value=-1)
-        of_values, _, _ = _backward(of_n, values, None, mean, r)
-        # What is left is that r depends on x too.
-        product = (g * s).sum([0, *range(2, s.ndim)]) - (sum_g * sum_s + sum_gn * sum_sn) / count
-        of_weight = r * product
-        of_values.addcmul_(n, _wide(scale * of_weight, n), value=-1)
+        of_s = back * _wide(weight, s)
+        of_s.addcmul_(n, _wide(g_weight, s)).add_(_wide(g_bias, s))
+        # By way of n in both of its places, and of r.
+        of_values, _, _ = _backward(s, values, g_weight - scale * sum_gn, mean, r)
+        of_values.addcmul_(back, _wide(scale * sum_sn, s), value=-1)
+        of_values.addcmul_(n, _wide(scale * of_weight, s), value=-1)
         return of_s, of_values, of_weight, None, None
 
 

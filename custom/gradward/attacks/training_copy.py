@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from gradward.attacks.observation import AttackRefused
-from gradward.attacks.training_batchnorm import Listener, TrainingBatchNorm
+from gradward.attacks.training_batchnorm import TrainingBatchNorm
 
 _SAME_ARITHMETIC = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 
@@ -118,15 +118,21 @@ class StatisticsTap:
         self.model = model
         self.stop_after = stop_after
         self.calls: list[tuple[str, Tensor, Tensor]] = []
-        self._layers = [model.get_submodule(name) for name in names]
+        self._layers: list[TrainingBatchNorm] = []
+        for name in names:
+            layer = model.get_submodule(name)
+            assert isinstance(layer, TrainingBatchNorm)
+            self._layers.append(layer)
 
     def __enter__(self) -> Self:
-        self._listen(self._collect)
         self.calls = []
+        for layer in self._layers:
+            layer.listeners.append(self._collect)
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._listen(None)
+        for layer in self._layers:
+            layer.listeners.remove(self._collect)
 
     def forward(self, images: Tensor) -> list[tuple[str, Tensor, Tensor]]:
         """Run ``images`` and return the calls."""
@@ -134,11 +140,6 @@ class StatisticsTap:
         with suppress(_EnoughSeen):
             self.model(images)
         return self.calls
-
-    def _listen(self, listener: Listener | None) -> None:
-        for layer in self._layers:
-            assert isinstance(layer, TrainingBatchNorm)
-            layer.listener = listener
 
     def _collect(self, name: str, mean: Tensor, var: Tensor) -> None:
         self.calls.append((name, mean, var))
