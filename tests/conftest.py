@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
-TESTS = Path(__file__).parent
 
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests in one process, for their fixtures, and federations apart.
+class FederationsInTurn(LoadScopeScheduling):
+    """Keeps a file's tests in one process, for their fixtures, and federations apart.
 
     Deployed federations share ports, and two simulators at once only wait for each other.
     """
-    for item in items:
-        kind, *rest = item.path.relative_to(TESTS).parts
-        group = "/".join((kind, *rest)) if kind == "unit" else kind
-        item.add_marker(pytest.mark.xdist_group(group))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        kind = file.split("/")[1]
+        return file if kind == "unit" else kind
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FederationsInTurn:
+    """Let pytest-xdist deal the tests out so."""
+    return FederationsInTurn(config, log)
