@@ -130,6 +130,8 @@ def test_ctrl_c_keeps_what_is_finished_and_leaves_nothing_running(desk: Path) ->
         text=True,
         env=environment,
         start_new_session=True,
+        # Tests that run in the background ignore Ctrl-C, and their children would, too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 300
     while not Path("out", "summary.json").exists() and process.poll() is None:
