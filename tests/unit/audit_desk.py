@@ -22,6 +22,25 @@ PUBLIC = ImageSet(patches()[:128], torch.arange(128) % 2)
 FEW = Budget(evaluations=12)
 
 
+def command_line(options: dict[str, Any], *flags: str) -> list[str]:
+    """Arguments of ``gradward audit`` for such an update; a None leaves an option out."""
+    common = {
+        "channels": 3,
+        "classes": 2,
+        "lr": 0.02,
+        "batch-size": 1,
+        "evaluations": 10,
+        "attack": "features",
+        "out": "out",
+    }
+    listed = ["audit", "--image-size", "32", "32", *flags]
+    for name, value in {**common, **options}.items():
+        if value is not None:
+            for single in value if isinstance(value, list) else [value]:
+                listed += [f"--{name}", str(single)]
+    return listed
+
+
 def network(width: int = 8) -> nn.Module:
     return build_model(
         "bn_cnn", in_channels=3, num_classes=2, image_size=[32, 32], width=width, seed=0

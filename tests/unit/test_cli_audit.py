@@ -21,6 +21,7 @@ from gradward.report.pictures import save_picture
 from gradward.training import TrainingSettings
 
 from .attack_fixtures import patches, train
+from .audit_desk import command_line
 
 
 @pytest.fixture
@@ -48,23 +49,13 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def call(changes: dict[str, Any] | None = None, *flags: str) -> Result:
-    options: dict[str, Any] = {
+    options = {
         "model": "bn_cnn",
         "model-options": '{"width": 8}',
         "global": "g.pt",
         "update": "u.npz",
-        "channels": 3,
-        "classes": 2,
-        "lr": 0.02,
-        "batch-size": 1,
-        "evaluations": 10,
-        "attack": "features",
-        "out": "out",
     }
-    arguments = ["audit", "--image-size", "32", "32", *flags]
-    for name, value in {**options, **(changes or {})}.items():
-        if value is not None:
-            arguments += [f"--{name}", str(value)]
+    arguments = command_line({**options, **(changes or {})}, *flags)
     return CliRunner().invoke(main, arguments)
 
 

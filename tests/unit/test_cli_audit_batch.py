@@ -22,7 +22,7 @@ from gradward.report.pictures import save_picture
 from gradward.state_files import read_state
 
 from .attack_fixtures import patches, train
-from .audit_desk import ONE, network
+from .audit_desk import ONE, command_line, network
 
 NAMES = ("site-1", "site-2")
 # It waits for ever once the first update is finished.
@@ -65,24 +65,13 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def arguments(*more: str, **changes: Any) -> list[str]:
-    options: dict[str, Any] = {
+    options = {
         "model": "wardnet:make",
         "global": "round/global.pt",
         "update": "round",
-        "channels": 3,
-        "classes": 2,
-        "lr": 0.02,
-        "batch-size": 1,
-        "evaluations": 10,
-        "attack": "features",
         "public": "public",
-        "out": "out",
     }
-    listed = ["audit", "--image-size", "32", "32", *more]
-    for name, value in {**options, **changes}.items():
-        for single in value if isinstance(value, list) else [value]:
-            listed += [f"--{name}", str(single)]
-    return listed
+    return command_line({**options, **changes}, *more)
 
 
 def call(*more: str, **changes: Any) -> Result:

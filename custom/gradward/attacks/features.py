@@ -13,20 +13,14 @@ from torch import Tensor
 
 from gradward.attacks.budget import Allowance
 from gradward.attacks.case import AttackCase
-from gradward.attacks.head import (
-    InputRecorder,
-    head_change,
-    momentum_gains,
-    single_image_features,
-)
+from gradward.attacks.frozen_client import FrozenClient, Pass
+from gradward.attacks.head import head_change, single_image_features
 from gradward.attacks.image_prior import descend_within, learn_prior
 from gradward.attacks.knowledge import Knowledge
 from gradward.attacks.objectives import RelativeDistance, total_variation
 from gradward.attacks.observation import AttackRefused
 from gradward.attacks.search import Search, descend_lbfgs
 from gradward.attacks.simulation import CallsDistance
-from gradward.attacks.training_copy import StatisticsTap, training_copy
-from gradward.losses import logit_slopes
 
 
 @dataclass(frozen=True)
@@ -121,13 +115,10 @@ class HeadLoss:
             self._labels = case.labels
             name, self._target = head_change(observation, settings)
         self._pixels = case.n_images * case.prior.numel()
-        self._options, self._settings, self._batches = options, settings, case.batches
-        self._gains = momentum_gains(len(case.batches), settings.momentum)
-        self._model = training_copy(observation.model).requires_grad_(False)
-        self._recorder = InputRecorder(self._model, name)
+        self._options, self._steps = options, len(case.batches)
+        self._client = FrozenClient(observation, settings, case.batches, name)
         self._distance = RelativeDistance(self._target)
         layers = observation.batch_statistics
-        self._tap = StatisticsTap(self._model, [layer.name for layer in layers])
         self._of_statistics = CallsDistance(layers) if layers else None
 
     @property
@@ -138,46 +129,19 @@ class HeadLoss:
         several steps the weights have moved too far from where this loss holds them.
         """
         classes, features = self._target[0].shape
-        return len(self._batches) == 1 and (classes - 1) * features >= self._pixels
+        return self._steps == 1 and (classes - 1) * features >= self._pixels
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the loss of ``images`` ``(n_images, C, H, W)``, a scalar."""
-        passes = self._passes(images)
+        passes = self._client.passes(images)
         value = self._distance(self._told(passes))
         if self._of_statistics:
             calls = [call for item in passes for call in item.statistics]
             value = value + self._options.bn_weight * self._of_statistics(calls)
         return value + self._options.tv_weight * total_variation(images)
 
-    def _passes(self, images: Tensor) -> list[_Pass]:
-        seen: dict[tuple[int, ...], _Pass] = {}
-        with self._tap:
-            for batch in self._batches:
-                # With frozen weights a batch that comes again gives the same.
-                if (key := tuple(batch)) not in seen:
-                    self._tap.calls = []
-                    logits = self._model(images[batch])
-                    seen[key] = _Pass(self._recorder.input, logits, self._tap.calls)
-        return [seen[tuple(batch)] for batch in self._batches]
-
-    def _told(self, passes: list[_Pass]) -> list[Tensor]:
+    def _told(self, passes: list[Pass]) -> list[Tensor]:
         """Return what :attr:`_target` would be of these passes."""
         if self._labels is None:
             return [passes[0].features[0]]
-        weight, bias = [], []
-        for gain, batch, item in zip(self._gains, self._batches, passes, strict=True):
-            slopes = logit_slopes(self._settings.loss, item.logits, self._labels[batch])
-            slopes = -self._settings.lr * gain * slopes
-            weight.append(slopes.T @ item.features)
-            bias.append(slopes.sum(dim=0))
-        told = [torch.stack(weight).sum(dim=0), torch.stack(bias).sum(dim=0)]
-        return told[: len(self._target)]
-
-
-@dataclass(frozen=True)
-class _Pass:
-    """A batch's features ``(B, F)``, logits ``(B, K)`` and batch statistics by layer."""
-
-    features: Tensor
-    logits: Tensor
-    statistics: list[tuple[str, Tensor, Tensor]]
+        return self._client.head_change(passes, self._labels)[: len(self._target)]

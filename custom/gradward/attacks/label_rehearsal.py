@@ -8,17 +8,14 @@ et al., IEEE S&P 2017, on one update instead of one model).
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 import torch
 from torch import Tensor
 
-from gradward.attacks.head import InputRecorder, head_change, momentum_gains
+from gradward.attacks.frozen_client import FrozenClient
+from gradward.attacks.head import head_change
 from gradward.attacks.observation import AttackRefused, Observation
-from gradward.attacks.simulation import combine
-from gradward.attacks.training_copy import StatisticsTap, training_copy
+from gradward.attacks.simulation import combine_calls
 from gradward.data.images import ImageSet
-from gradward.losses import logit_slopes
 from gradward.training import TrainingSettings
 
 REHEARSALS = 200
@@ -37,7 +34,7 @@ _MOST_CLASSES_IN_PAIRS = 16
 class LabelRehearsal:
     """Reads counts of labels off an update, calibrated on public images.
 
-    The weights stay at the global state over the K steps, as :class:`HeadLoss` has them.
+    The weights stay at the global state over the K steps, see :class:`FrozenClient`.
 
     Args:
         observation: the update and its global state.
@@ -57,8 +54,8 @@ class LabelRehearsal:
         batches: list[list[int]],
         public: ImageSet,
     ):
-        self._name, self._change = head_change(observation, settings)
-        weight = observation.model.get_submodule(self._name).get_parameter("weight")
+        name, change = head_change(observation, settings)
+        weight = observation.model.get_submodule(name).get_parameter("weight")
         self._weight = weight.detach()
         classes = len(self._weight)
         self._of_class = [torch.nonzero(public.labels == label)[:, 0] for label in range(classes)]
@@ -67,12 +64,13 @@ class LabelRehearsal:
         ]
         if scarce:
             raise AttackRefused(f"there are too few public images of class {scarce[0]}")
-        self._observation, self._settings, self._batches = observation, settings, batches
         self._n_images = sum(len(batch) for batch in {tuple(batch) for batch in batches})
         self._images = public.images.to(self._weight)
-        self._gains = momentum_gains(len(batches), settings.momentum)
-        self._model = training_copy(observation.model).requires_grad_(False)
-        self._recorder = InputRecorder(self._model, self._name)
+        self._client = FrozenClient(observation, settings, batches, name)
+        self._layers = observation.batch_statistics
+        statistics = [(layer.mean, layer.var) for layer in self._layers]
+        self._has_bias = len(change) > 1
+        self._observed = self._row(change, statistics)
 
     def counts(self, generator: torch.Generator) -> Tensor:
         """Return how many images of each class are expected, ``(classes,)`` float32.
@@ -83,7 +81,7 @@ class LabelRehearsal:
         rows, counts = zip(*(self._rehearse(generator) for _ in range(REHEARSALS)), strict=True)
         told = torch.stack(counts)
         seen, observed = [], []
-        for values, real in zip(zip(*rows, strict=True), self._observed(), strict=True):
+        for values, real in zip(zip(*rows, strict=True), self._observed, strict=True):
             kind = torch.stack(values)
             mean, deviation = kind.mean(dim=0), kind.std(dim=0)
             # A value that never moved tells nothing; nor can one be read far outside of what was
@@ -100,23 +98,12 @@ class LabelRehearsal:
 
     def _rehearse(self, generator: torch.Generator) -> tuple[list[Tensor], Tensor]:
         labels, images = self._draw(generator)
-        targets = labels.to(images.device)
-        weight, bias = torch.zeros_like(self._weight), self._weight.new_zeros(len(self._weight))
-        calls: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-        layers = self._observation.batch_statistics
-        with torch.no_grad(), StatisticsTap(self._model, [layer.name for layer in layers]) as tap:
-            for gain, batch in zip(self._gains, self._batches, strict=True):
-                tap.calls = []
-                logits = self._model(images[batch])
-                for name, mean, var in tap.calls:
-                    calls[name].append((mean, var))
-                slopes = gain * logit_slopes(self._settings.loss, logits, targets[batch])
-                weight += slopes.T @ self._recorder.input
-                bias += slopes.sum(dim=0)
-        gradient = [weight, bias][: len(self._change)]
-        statistics = [combine(calls[layer.name], layer.momentum) for layer in layers]
+        with torch.no_grad():
+            passes = self._client.passes(images)
+            change = self._client.head_change(passes, labels.to(images.device))
+        calls = [call for item in passes for call in item.statistics]
         counts = torch.bincount(labels, minlength=len(self._weight))
-        return self._row(gradient, statistics), counts.to(self._weight)
+        return self._row(change, combine_calls(calls, self._layers)), counts.to(self._weight)
 
     def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return labels in random shares, and public images of theirs, shifted a little."""
@@ -133,15 +120,10 @@ class LabelRehearsal:
             images.append(self._images[chosen].roll(shift.tolist(), dims=(1, 2)))
         return labels, torch.stack(images)
 
-    def _observed(self) -> list[Tensor]:
-        gradient = [-change / self._settings.lr for change in self._change]
-        layers = self._observation.batch_statistics
-        return self._row(gradient, [(layer.mean, layer.var) for layer in layers])
-
-    def _row(self, gradient: list[Tensor], statistics: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    def _row(self, change: list[Tensor], statistics: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
         """Return what the regression reads, a vector a kind."""
-        weight = gradient[0]
-        row = [gradient[1] if len(gradient) > 1 else weight.sum(dim=1)]
+        weight = change[0]
+        row = [change[1] if self._has_bias else weight.sum(dim=1)]
         if len(weight) <= _MOST_CLASSES_IN_PAIRS:
             row.append((weight @ self._weight.T).flatten())
         if statistics:

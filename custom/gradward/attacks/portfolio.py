@@ -138,13 +138,6 @@ def run_portfolio(
     there = observation.to(device)
     start = prior.to(next(there.model.parameters()))
     steps = there.steps or settings.number_of_steps(n_images)
-    unlabelled = ""
-    given = labels is not None
-    if labels is None:
-        try:
-            labels = infer_labels(there, settings, n_images, steps, start[None], public, seed)
-        except Exception as error:
-            unlabelled = _reason(error)
     case = AttackCase(
         observation=there,
         settings=settings,
@@ -154,8 +147,15 @@ def run_portfolio(
         labels=None if labels is None else labels.to(device),
         public=None if public is None else public.images.to(start),
     )
+    unlabelled = ""
+    if labels is None and any(_uses_labels(spec, case) for spec in attacks):
+        try:
+            inferred = infer_labels(there, settings, n_images, steps, start[None], public, seed)
+            case = replace(case, labels=inferred.to(device))
+        except Exception as error:
+            unlabelled = _reason(error)
     rehearsed = n_images > 1 and public is not None and bool((public.labels >= 0).all())
-    known = _Labelling(given, rehearsed, unlabelled)
+    known = _Labelling(labels is not None, rehearsed, unlabelled)
     return [_run(spec, case, budget, seed, known, progress) for spec in attacks]
 
 
@@ -198,7 +198,7 @@ def _run(
         reason = f"{type(error).__name__}: {_reason(error)}"
         return AttackResult(spec.name, "failed", reason, seconds=time.monotonic() - started)
     knowledge = spec.attack.knowledge(case)
-    uses_labels = knowledge.labels != "lacked"
+    uses_labels = _uses_labels(spec, case)
     if uses_labels and labelling.given:
         knowledge = replace(knowledge, labels="given")
     elif uses_labels and labelling.by_public_images:
@@ -215,6 +215,10 @@ def _run(
         seconds=time.monotonic() - started,
         knowledge=knowledge.to_dict(),
     )
+
+
+def _uses_labels(spec: AttackSpec, case: AttackCase) -> bool:
+    return spec.attack.knowledge(case).labels != "lacked"
 
 
 def _reason(error: Exception) -> str:

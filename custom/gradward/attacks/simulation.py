@@ -155,6 +155,22 @@ def combine(
     return mean, var
 
 
+def combine_calls(
+    calls: Iterable[tuple[str, Tensor, Tensor]], layers: Sequence[LayerStatistics]
+) -> list[tuple[Tensor, Tensor]]:
+    """Return each layer's (mean, variance) of all local steps, weighed as running statistics do.
+
+    Args:
+        calls: (name, mean, unbiased variance) in the order of the steps, as a
+            :class:`StatisticsTap` collects them; each layer must be among them.
+        layers: observed.
+    """
+    collected: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+    for name, mean, var in calls:
+        collected[name].append((mean, var))
+    return [combine(collected[layer.name], layer.momentum) for layer in layers]
+
+
 class CallsDistance:
     """How far forwards' batch statistics are from the observed ones.
 
@@ -170,12 +186,6 @@ class CallsDistance:
         """Return a scalar.
 
         Args:
-            calls: (name, mean, unbiased variance) of all local steps in their order, as a
-                :class:`StatisticsTap` collects them; each layer must be among them.
+            calls: as of :func:`combine_calls`.
         """
-        collected: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-        for name, mean, var in calls:
-            collected[name].append((mean, var))
-        return self._distance(
-            [combine(collected[layer.name], layer.momentum) for layer in self._layers]
-        )
+        return self._distance(combine_calls(calls, self._layers))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gradward.training import State
+from gradward.whole_files import whole_file
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
@@ -30,15 +29,8 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
         name: value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
         for name, value in state.items()
     }
-    # mkstemp makes the file readable by its owner alone before anything is in it.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with whole_file(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def load_state(path: Path) -> State:

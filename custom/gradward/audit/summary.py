@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from gradward.audit.result import AuditResult
+from gradward.whole_files import whole_file
 
 SCHEMA = 1
 FILE_NAME = "summary.json"
@@ -65,11 +65,8 @@ class AuditSummary:
         Raises:
             OSError: it cannot be written.
         """
-        with tempfile.NamedTemporaryFile(
-            "w", dir=folder, prefix=".", delete=False, encoding="utf-8"
-        ) as file:
-            file.write(self.to_json())
-        Path(file.name).replace(Path(folder) / FILE_NAME)
+        with whole_file(Path(folder) / FILE_NAME) as file:
+            file.write(self.to_json().encode())
 
 
 def _to_dict(update: UpdateAudit) -> dict[str, Any]:

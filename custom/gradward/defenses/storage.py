@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from gradward.whole_files import whole_file
 
 
 class StorageError(RuntimeError):
@@ -25,15 +25,8 @@ def save_private(path: Path, content: dict[str, Any]) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    # mkstemp makes the file readable by its owner alone before anything is in it.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(content, file)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with whole_file(path) as file:
+        torch.save(content, file)
 
 
 def load_private(path: Path) -> dict[str, Any]:
