@@ -11,10 +11,10 @@ import click
 from gradward import __version__
 from gradward.cli_audit import audit
 from gradward.cli_deploy import COMMANDS
+from gradward.cli_report import report
 from gradward.console import RunProgress, show_result
 from gradward.data import DataError, load_public_set, load_split
 from gradward.data.catalog import dataset_spec
-from gradward.report.page import build_report
 from gradward.report.records import FILE_NAME
 
 
@@ -81,17 +81,6 @@ def run(
 
 
 @main.command()
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-def report(folder: Path) -> None:
-    """Build the report of a run FOLDER that holds leakage.jsonl, and print its table."""
-    try:
-        build_report(folder)
-    except (OSError, ValueError) as error:
-        raise click.ClickException(str(error)) from None
-    show_result(folder)
-
-
-@main.command()
 @click.argument("name")
 @click.option("--site", default="site-1", show_default=True, help="Whose share to look at.")
 @click.option("--image-size", type=int, nargs=2, default=(32, 32), show_default=True)
@@ -131,5 +120,5 @@ def _data_of(site_settings: Path) -> dict[str, Any]:
         raise click.ClickException(f"{site_settings} is no gradward.json: {error}") from None
 
 
-for command in (audit, *COMMANDS):
+for command in (audit, report, *COMMANDS):
     main.add_command(command)
