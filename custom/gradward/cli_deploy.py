@@ -40,6 +40,24 @@ def export(name: str, out: Path | None, no_custom: bool) -> None:
     click.echo(f"{folder}: run it with `gradward run {folder}` or submit it to a federation")
 
 
+class JobFolder(click.Path):
+    """A job folder that is there."""
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return its path, or say where job folders come from."""
+        if not Path(value).exists():
+            self.fail(
+                f"there is no folder {str(value)!r} here; `gradward export NAME` writes a job "
+                "folder, e.g. of quickstart",
+                param,
+                ctx,
+            )
+        return super().convert(value, param, ctx)
+
+
 class Json(click.ParamType):
     """An option in JSON."""
 
@@ -60,7 +78,7 @@ class Json(click.ParamType):
 
 
 @click.command()
-@click.argument("job", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("job", type=JobFolder())
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write.")
 @click.option("--model", required=True, help="The job's network: a name, or package.module:Class.")
 @click.option("--model-options", type=Json(dict), default={}, help="Its further arguments.")
@@ -173,7 +191,7 @@ def configure(
 
 
 @click.command()
-@click.argument("job", type=FOLDER)
+@click.argument("job", type=JobFolder())
 @click.option("--kit", type=FOLDER, required=True, help="Startup kit of an administrator or lead.")
 @click.option(
     "--out",
