@@ -11,8 +11,9 @@ import click
 from gradward import __version__
 from gradward.cli_audit import audit
 from gradward.cli_deploy import COMMANDS, JobFolder
+from gradward.cli_progress import RunProgress
 from gradward.cli_report import report
-from gradward.console import RunProgress, show_result
+from gradward.console import show_result
 from gradward.data import DataError, load_public_set, load_split
 from gradward.data.catalog import dataset_spec
 from gradward.json_files import JsonFileError, read_json_object

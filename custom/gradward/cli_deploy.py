@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from gradward.console import RunProgress, show_result
+from gradward.cli_progress import RunProgress
+from gradward.console import show_result
 from gradward.report.page import build_report
 from gradward.report.records import FILE_NAME
 

@@ -136,7 +136,7 @@ class Perturbation(FLComponent):
         if site.name not in self._open:
             store = PerturberStore(site, experiment)
             store.require_books()
-            self._open[site.name] = self._opened(store, settings, images, fl_ctx)
+            self._open[site.name] = self._opened(site, store, settings, images, fl_ctx)
         perturber = self._open[site.name]
         views = perturber.views(images, secret_generator())
         if not site.certified.required:
@@ -176,7 +176,9 @@ class Perturbation(FLComponent):
         settings = replace(settings, fitted_on="public")
         if twin.name not in self._twins:
             store = PerturberStore(twin, experiment, shared_books=False)
-            self._twins[twin.name] = self._opened(store, settings, public.part("canary"), fl_ctx)
+            self._twins[twin.name] = self._opened(
+                twin, store, settings, public.part("canary"), fl_ctx
+            )
         perturber = self._twins[twin.name]
         views = perturber.views(pinned, secret_generator())
         return PerturbedImages(views, perturber.mode, perturber.version)
@@ -211,6 +213,7 @@ class Perturbation(FLComponent):
 
     def _opened(
         self,
+        site: Site,
         store: PerturberStore,
         settings: PerturbationSettings,
         images: ImageSet,
@@ -218,7 +221,8 @@ class Perturbation(FLComponent):
     ) -> SitePerturber:
         if (stored := store.load(settings)) is not None:
             return stored
-        perturber = store.fit(settings, images, FitProgress(self, fl_ctx), self.fit_seconds)
+        with FitProgress(self, fl_ctx, settings.parts, site.private) as progress:
+            perturber = store.fit(settings, images, progress, self.fit_seconds)
         self.log_info(
             fl_ctx, f"the perturber was fitted; membership: {perturber.report['membership']}"
         )

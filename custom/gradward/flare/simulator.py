@@ -22,6 +22,7 @@ from nvflare.private.fed.simulator.simulator_const import SimulatorConstants
 from gradward.data import data_root
 from gradward.flare.job_folder import RunError, check_job, set_seed
 from gradward.flare.party_logs import troubles, why_it_ended
+from gradward.flare.perturber_report import fits_under_way
 from gradward.flare.site import SETTINGS_FILE
 from gradward.json_files import JsonFileError, read_json_object
 from gradward.report.records import FILE_NAME
@@ -100,7 +101,8 @@ def run_in_simulator(
         seed: replaces the job's.
         gpu: as NVFlare's ``--gpu``, e.g. ``"0,1"``; None computes on the CPU.
         site_settings: a ``gradward.json`` for the simulated sites and the server.
-        watch: called about twice a second with the entries of the server's status file.
+        watch: called about twice a second with the entries of the server's status file and, under
+            ``fits``, with what sites tell that fit a perturber.
 
     Raises:
         RunError: the folder holds something else than a run, the job or the settings cannot be
@@ -160,9 +162,11 @@ def _follow(
         env=environment,
     )
     server = workspace / "server" / SimulatorConstants.JOB_NAME
+    private = workspace.with_name(f"{workspace.name}.private")
     try:
         while process.poll() is None:
-            watch(read_status(server))
+            status = read_status(server)
+            watch({**status, "fits": fits_under_way(private)} if status else {})
             time.sleep(0.5)
         watch(read_status(server))
         return process.returncode
