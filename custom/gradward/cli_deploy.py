@@ -204,16 +204,25 @@ def configure(
 @click.option("--timeout", type=float, default=0.0, help="Seconds to wait; no limit by default.")
 def submit(job: Path, kit: Path, out: Path, timeout: float) -> None:
     """Submit JOB to a running federation, follow it, download its result and show what leaked."""
+    from gradward.flare.job_folder import RunError, check_job
     from gradward.flare.submission import SubmissionError, submit_job
 
-    progress = RunProgress(job.resolve().name)
+    progress, taken = RunProgress(job.resolve().name), list[str]()
     try:
+        check_job(job)
         with progress:
-            done = submit_job(job, kit, out, timeout=timeout, watch=progress.show)
-    except SubmissionError as error:
+            done = submit_job(
+                job, kit, out, timeout=timeout, watch=progress.show, accepted=taken.append
+            )
+    except (RunError, SubmissionError) as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
-        raise click.ClickException("stopped watching; the job goes on") from None
+        if not taken:
+            raise click.ClickException("stopped; nothing was submitted") from None
+        raise click.ClickException(
+            f"stopped watching; job {taken[0]} goes on: `nvflare job monitor {taken[0]}` follows "
+            f"it, `nvflare job abort {taken[0]}` ends it"
+        ) from None
     click.echo(f"Job         {done.job}")
     if (done.folder / FILE_NAME).is_file():
         build_report(done.folder)
