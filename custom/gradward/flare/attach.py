@@ -119,7 +119,7 @@ def _read(folder: Path, name: str) -> Config | None:
             config = None if loaded is None else loaded.to_dict()
     except Exception as error:
         # Each of the formats has errors of its own.
-        raise AttachError(f"{files[0]} cannot be read: {error}") from None
+        raise AttachError(f"{files[0]} cannot be read: {error}; correct it") from None
     if not isinstance(config, dict):
         raise AttachError(f"{files[0]} must be a JSON object, or HOCON, with a reader installed")
     if f'"{PACKAGE}.flare.' in json.dumps(config):

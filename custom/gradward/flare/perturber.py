@@ -190,14 +190,14 @@ class Perturbation(FLComponent):
             if site.perturbation.required:
                 raise JobError(
                     "this site trains on perturbed images only, but the job has no perturbation "
-                    "for it"
+                    "for it; give it one in 'settings' or 'per_site' of the Perturbation"
                 )
             return None
         limit = site.perturbation.max_rate
         if settings.gated and limit is not None and settings.rate > limit:
             raise JobError(
                 f"the job's perturbation tells {settings.rate:g} nats of an image; this site "
-                f"allows {limit:g}"
+                f"allows {limit:g}; lower 'rate' in its settings"
             )
         return settings
 
@@ -208,7 +208,10 @@ class Perturbation(FLComponent):
             JobError: the site has no perturber in this job.
         """
         if site.name not in self._open:
-            raise JobError("there is no perturber to strengthen")
+            raise JobError(
+                "there is no perturber to strengthen; a gate with action 'strengthen' needs a "
+                "perturbation"
+            )
         self._open[site.name].strengthen(factor)
 
     def _opened(
