@@ -24,7 +24,7 @@ class Met:
     """An error as it was met.
 
     Attributes:
-        kinds: names of its class and of those that it came from.
+        kinds: names of its class, of what that is, and of those that it came from.
         message: its text, on one line.
         places: file below the package and line of every frame that it, or what it came from, went
             through; innermost first.
@@ -72,7 +72,7 @@ def _met(error: Exception) -> Met:
     places, kinds = [], []
     link: BaseException | None = error
     while link is not None:
-        kinds.append(type(link).__name__)
+        kinds += [kind.__name__ for kind in type(link).__mro__]
         for frame in reversed(traceback.extract_tb(link.__traceback__)):
             file = Path(frame.filename)
             if file.is_relative_to(PACKAGE):

@@ -13,6 +13,7 @@ from gradward.data.catalog import dataset_spec
 from gradward.data.folder import read_folder, read_public_folder
 from gradward.data.form import ImageForm
 from gradward.data.splits import split_by_patient
+from gradward.metrics.reidentification import build_gallery
 
 from .. import test_data_datalist as lists
 from .. import test_data_npz as npz
@@ -30,7 +31,7 @@ def images(number: int = 4, side: int = 8) -> ImageSet:
     return ImageSet(torch.rand(number, 3, side, side), torch.arange(number) % 2)
 
 
-@mistake("there is no data set …")
+@mistake("there is no data set")
 def unknown(folder: Path) -> None:
     gradward("data", "moon")
 
@@ -100,7 +101,7 @@ def no_key(folder: Path) -> None:
     lists._load(spec | {"training": "elsewhere"})
 
 
-@mistake("… has no 'label'")
+@mistake("entry … has no 'label'")
 def no_label(folder: Path) -> None:
     lists._load(lists._write(folder, **{"site-1": [{"image": "jane-doe-1.png"}]}))
 
@@ -208,7 +209,7 @@ def other_shape(folder: Path) -> None:
     require_same_form(images(), images(side=16))
 
 
-@mistake("…: … must be an absolute path")
+@mistake("'data.…' in local")
 def relative(folder: Path) -> None:
     from nvflare.apis.fl_context import FLContext
 
@@ -220,3 +221,8 @@ def relative(folder: Path) -> None:
     desk.settings(data={"ward": {"format": "npz", "path": "ward.npz"}})
     fl_ctx: FLContext = desk.task("train")
     open_site(fl_ctx).dataset_spec("ward")
+
+
+@mistake("the gallery needs at least")
+def small_gallery(folder: Path) -> None:
+    build_gallery(images(), images(), torch.tensor([0]), 100)

@@ -14,6 +14,8 @@ from gradward.attacks import Observation
 from gradward.attacks.head import last_linear
 from gradward.attacks.image_prior import ImagePrior
 from gradward.attacks.spool import save_state
+from gradward.audit import AuditResult
+from gradward.audit.references import check_form
 from gradward.defenses.dp_sgd import check_separable
 from gradward.models.trainable import check_trainable
 from gradward.report.pictures import save_picture
@@ -156,7 +158,7 @@ def stopped(folder: Path) -> None:
         audit_of()
 
 
-@mistake("stopped; 0 of … updates are finished")
+@mistake("stopped; … of")
 def batch_stopped(folder: Path) -> None:
     with patch.object(cli_audit, "audit_updates", side_effect=KeyboardInterrupt):
         audit_of(update=["update.npz", "again.npz"])
@@ -167,7 +169,7 @@ def batch_norm(folder: Path) -> None:
     check_separable(network())
 
 
-@mistake("… Use larger images or batches of at least")
+@mistake("… cannot train on")
 def too_small(folder: Path) -> None:
     check_trainable(_flat(), (1, 1), 3, 1)
 
@@ -184,3 +186,13 @@ def no_head(folder: Path) -> None:
 
 def _flat() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(3, 2), nn.BatchNorm1d(2))
+
+
+@mistake("the public images must be")
+def public_of_another_form(folder: Path) -> None:
+    check_form("the public images", patches()[:2], (3, 64, 64))
+
+
+@mistake("this is no audit.json of an audit")
+def no_audit(folder: Path) -> None:
+    AuditResult.from_json("{}")
