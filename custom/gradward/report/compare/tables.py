@@ -30,8 +30,7 @@ HEADINGS = (
     "beyond",
     "RDLV (control)",
     "Images",
-    "Rounds",
-    "Seeds",
+    "Rounds × seeds",
     "Scored",
 )
 TEXT_COLUMNS = 3
@@ -124,8 +123,7 @@ def cells(row: Row) -> list[str]:
         _shown(reid.beyond),
         f"{_shown(rdlv.real)} ({_shown(rdlv.control)})",
         "-" if row.images is None else "-".join(map(str, sorted(set(row.images)))),
-        str(row.rounds),
-        str(row.seeds),
+        f"{row.rounds} × {row.seeds}",
         f"{row.scored} of {row.attempted}",
     ]
 
@@ -232,6 +230,7 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "±": r"$\pm$",
+    "×": r"$\times$",
     **{char: f"\\{char}" for char in "&%$#_{}"},
 }
 
