@@ -21,9 +21,20 @@ from nvflare.private.fed.simulator.simulator_const import SimulatorConstants
 from gradward.data import data_root
 from gradward.flare.site import SETTINGS_FILE
 from gradward.report.records import FILE_NAME
-from gradward.report.status import read_status
+from gradward.report.run_folder import CONFIGURATION_FILE, SCALARS_FILE, UPDATES_FILE
+from gradward.report.status import STATUS_FILE, read_status
 
-COLLECTED = (FILE_NAME, "tb_events", "report", "reconstructions", "cross_site_val")
+COLLECTED = (
+    FILE_NAME,
+    CONFIGURATION_FILE,
+    UPDATES_FILE,
+    SCALARS_FILE,
+    STATUS_FILE,
+    "tb_events",
+    "report",
+    "reconstructions",
+    "cross_site_val",
+)
 RUN_FILE = "run.json"
 LOG_FILE = "simulator.log"
 
