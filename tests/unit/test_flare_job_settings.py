@@ -38,6 +38,9 @@ def test_every_component_of_that_name_is_changed_in_a_copy() -> None:
         for config in (noisy, "app/config/config_fed_server.json"):
             training = arguments(copy, config, "experiment")["training"]
             assert training == {"batch_size": 4, "steps": 1, "lr": 0.02}
+        told = arguments(copy, "app/config/config_fed_server.json", "RunLog")["other_defences"]
+        (noise,) = [item for item in told if item["name"] == "UpdateNoise"]
+        assert noise["settings"] == {"fraction": 0.5}, "the run's record must not say otherwise"
     assert before == {file: file.read_bytes() for file in job.rglob("*.json")}
     assert not copy.exists()
 

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from gradward.flare.job_export import tell_run_log, write_config
+
 
 class SettingError(ValueError):
     """A change that cannot be read, or that fits no component of the job."""
@@ -47,7 +49,8 @@ def changed_job(job: Path, changes: Sequence[str]) -> Iterator[Path]:
         for change in changes:
             _apply(components, change)
         for file, config in files.items():
-            file.write_text(json.dumps(config, indent=2), encoding="utf-8")
+            write_config(file, config)
+        tell_run_log(copy)
         yield copy
 
 
