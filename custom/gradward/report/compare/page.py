@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
+import matplotlib as mpl
 
 from gradward.report.compare.plots import draw, row_name
 from gradward.report.compare.rows import RunComparison, compare_runs
@@ -49,7 +50,8 @@ def build_comparison(
     comparison = compare_runs([read_run(folder) for folder in folders], names)
     target.mkdir(parents=True, exist_ok=True)
     pictures = []
-    with styled():
+    # Journals refuse fonts of type 3.
+    with styled(), mpl.rc_context({"pdf.fonttype": 42}):
         for name, plot in draw(comparison).items():
             for kind in ("png", "pdf"):
                 plot.figure.savefig(

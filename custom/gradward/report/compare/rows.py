@@ -23,7 +23,6 @@ from gradward.report.compare.settings import (
     sites_of,
     swept_setting,
 )
-from gradward.report.records import LIVE
 from gradward.report.run_folder import Run
 from gradward.report.table import about_canaries, membership_unknown
 
@@ -127,10 +126,9 @@ def compare_runs(runs: Sequence[Run], names: Sequence[str] | None = None) -> Run
 
 def _rows(arm: Arm, group: Sequence[str], axis: str | None) -> list[Row]:
     there = tuple(site for site in group if any(site in sites_of(run) for run in arm.runs))
-    if not there:
-        return []
     subjects = {item.subject for run in arm.runs for item in run.records if item.site in there}
-    return [_row(arm, there, subject, axis) for subject in sorted(subjects) or [LIVE]]
+    # Sites that nobody audited have no row.
+    return [_row(arm, there, subject, axis) for subject in sorted(subjects)]
 
 
 def _row(arm: Arm, sites: tuple[str, ...], subject: str, axis: str | None) -> Row:
