@@ -16,6 +16,7 @@ import matplotlib as mpl
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 INK, MUTED, LINE = "#1b1f24", "#545d68", "#d5dae0"
 REAL, CONTROL = "#0b5cad", "#8a5300"
@@ -38,13 +39,16 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 _DASHES: Final = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1)), (0, (8, 2)))
 _PIXELS_PER_INCH = 72
 
-STYLE: Final[dict[str, Any]] = {
+# Any: matplotlib types the keys as one long literal.
+STYLE: Final[dict[Any, Any]] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "gradward",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 10.5,
     "text.color": INK,
+    # A site may have a dollar sign in its name.
+    "text.parse_math": False,
     "axes.edgecolor": MUTED,
     "axes.labelcolor": MUTED,
     "axes.labelsize": 10.5,
@@ -98,7 +102,7 @@ def rounds_axis(axis: Axes, rounds: Sequence[int]) -> None:
     """Make x the rounds, whole numbers with a little room at the sides."""
     axis.set_xlabel("round")
     axis.set_xlim(min(rounds) - 0.3, max(rounds) + 0.3)
-    axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(6, integer=True, min_n_ticks=1))
+    axis.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
 
 
 def to_svg(figure: Figure, description: str) -> Markup:
