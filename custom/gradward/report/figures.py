@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
@@ -205,7 +206,7 @@ def _box(axis: Axes, values: Sequence[float], height: float, colour: str) -> Non
     axis.plot([_median(values)], [height], color=colour, marker="|", markersize=14)
 
 
-def _marker(rounds: range, shape: str) -> dict[str, str]:
+def _marker(rounds: range, shape: str) -> dict[str, Any]:
     if len(rounds) > _MOST_MARKERS:
         return {}
     return {"marker": shape} | ({"markerfacecolor": "none"} if shape == "s" else {})

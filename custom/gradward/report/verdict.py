@@ -177,8 +177,8 @@ def _limits(
         )
     else:
         limits.append(
-            f"The figures are means over {found.images} images or more: a single image may be "
-            "worse off than its mean shows."
+            f"The figures are means over the update's images (at least {found.images}): a single "
+            "one may be worse off than the mean shows."
         )
     if level == NONE and found.hits > found.control_hits:
         limits.append(
