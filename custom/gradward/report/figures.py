@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 from markupsafe import Markup
@@ -61,8 +62,8 @@ def scale(site: str, tries: Sequence[Try], left: float) -> Markup:
             _box(axis, values, height, colour)
         else:
             face = colour if marker == "o" else "none"
-            style = {"color": colour, "marker": marker, "markerfacecolor": face}
-            axis.plot(values, [height] * len(values), linestyle="none", markersize=6, **style)
+            dots = axis.plot(values, [height] * len(values), marker, color=colour, markersize=6)
+            dots[0].set_markerfacecolor(face)
     for place in (0, 1):
         axis.axvline(place, color=INK, linewidth=0.9, linestyle=(0, (2, 2)))
     axis.set(xlim=(left - 0.04, 1.06), ylim=(-0.6, 1.6))
@@ -72,7 +73,7 @@ def scale(site: str, tries: Sequence[Try], left: float) -> Markup:
     axis.get_xticklabels()[-1].set_horizontalalignment("right")
     axis.grid(visible=False)
     axis.spines["left"].set_visible(False)
-    figure.subplots_adjust(left=52 / WIDTH, bottom=26 / 104, top=0.98)
+    figure.subplots_adjust(left=58 / WIDTH, bottom=26 / 104, top=0.98)
     return to_svg(
         figure,
         f"{site}: recovered fraction in every round and attack, 0 a good guess and 1 the true "
@@ -101,7 +102,7 @@ def course(site: str, attack: str, tries: Sequence[Try], rounds: range, left: fl
     _band(above, rounds, [b and b[0] for b in bounds], [b and b[1] for b in bounds], REAL)
     _two_lines(above, rounds, reid, reid_control)
     above.set(ylim=(-0.04, 1.04), yticks=(0, 0.5, 1))
-    above.set_title("re-identified, share of the images", loc="left", fontsize=10.5, pad=4)
+    above.set_title("re-identified, share of the images", loc="left", fontsize=11.5, pad=4)
     recovered = [_finite(item.real.recovered if item else None, left) for item in there]
     control = [_finite(item.beside.recovered if item else None, left) for item in there]
     present = [value for value in control if value is not None]
@@ -110,7 +111,7 @@ def course(site: str, attack: str, tries: Sequence[Try], rounds: range, left: fl
     below.axhline(0, color=INK, linewidth=0.9, linestyle=(0, (2, 2)))
     _two_lines(below, rounds, recovered, control)
     below.set(ylim=(left - 0.06, 1.06), yticks=[left, 0, 0.5, 1])
-    below.set_title("recovered, 0 good guess to 1 true image", loc="left", fontsize=10.5, pad=4)
+    below.set_title("recovered, 0 good guess to 1 true image", loc="left", fontsize=11.5, pad=4)
     rounds_axis(below, rounds)
     figure.subplots_adjust(top=1 - 22 / 264, hspace=0.36)
     return to_svg(
@@ -128,11 +129,15 @@ def accuracy_course(scalars: Sequence[ScalarRecord], rounds: range) -> Markup | 
             found[scalar.step].append(scalar.value)
     if not found:
         return None
+    low, middle, high = (
+        [pick(found[number]) if number in found else None for number in rounds]
+        for pick in (min, median, max)
+    )
     figure, (axis,) = new_figure(WIDTH, 190)
-    middle = _over_sites(axis, found, rounds, REAL, "o")
+    _band(axis, rounds, low, high, REAL)
+    axis.plot(rounds, _gaps(middle), color=REAL, **_marker(rounds, "o"))
     axis.set(ylim=(-0.04, 1.04), yticks=(0, 0.5, 1))
     rounds_axis(axis, rounds)
-    low, high = ([pick(found[r]) if r in found else None for r in rounds] for pick in (min, max))
     return to_svg(
         figure,
         f"Validation accuracy by round, median of the sites: {numbers(middle)}; lowest site: "
@@ -150,10 +155,11 @@ def worst_course(tries: Sequence[Try], rounds: range, left: float) -> Markup:
             if value is not None:
                 kept[number][site] = max(value, kept[number].get(site, -math.inf))
     figure, (axis,) = new_figure(WIDTH, 190)
-    found = {number: list(values.values()) for number, values in real.items()}
-    middle = _over_sites(axis, found, rounds, REAL, "o")
-    worst: _Values = [max(found[number]) if number in found else None for number in rounds]
+    least: _Values = [min(real[number].values()) if real.get(number) else None for number in rounds]
+    worst: _Values = [max(real[number].values()) if real.get(number) else None for number in rounds]
     bar: _Values = [max(control[n].values()) if control.get(n) else None for n in rounds]
+    _band(axis, rounds, least, worst, REAL)
+    axis.plot(rounds, _gaps(worst), color=REAL, **_marker(rounds, "o"))
     axis.plot(rounds, _gaps(bar), color=CONTROL, linestyle=(0, (4, 2)), **_marker(rounds, "s"))
     axis.axhline(0, color=INK, linewidth=0.9, linestyle=(0, (2, 2)))
     axis.set(ylim=(left - 0.06, 1.06), yticks=[left, 0, 0.5, 1])
@@ -161,28 +167,8 @@ def worst_course(tries: Sequence[Try], rounds: range, left: float) -> Markup:
     return to_svg(
         figure,
         f"Recovered fraction by round, best attack of each site. Worst site: {numbers(worst)}; "
-        f"median of the sites: {numbers(middle)}; highest control: {numbers(bar)}.",
+        f"best site: {numbers(least)}; highest control: {numbers(bar)}.",
     )
-
-
-def _over_sites(
-    axis: Axes, found: Mapping[int, Sequence[float]], rounds: range, colour: str, marker: str
-) -> _Values:
-    """Draw median and range of several values a round; return the medians."""
-    values = [sorted(found.get(number, [])) for number in rounds]
-    _band(axis, rounds, [v[0] if v else None for v in values], _last(values), colour)
-    middle = [_median(v) if v else None for v in values]
-    axis.plot(rounds, _gaps(middle), color=colour, **_marker(rounds, marker))
-    return middle
-
-
-def _last(values: Sequence[Sequence[float]]) -> _Values:
-    return [v[-1] if v else None for v in values]
-
-
-def _median(values: Sequence[float]) -> float:
-    half = len(values) // 2
-    return values[half] if len(values) % 2 else (values[half - 1] + values[half]) / 2
 
 
 def _two_lines(axis: Axes, rounds: range, real: _Values, control: _Values) -> None:
@@ -203,7 +189,7 @@ def _box(axis: Axes, values: Sequence[float], height: float, colour: str) -> Non
     quarter = len(values) // 4
     axis.hlines(height, values[0], values[-1], color=colour, linewidth=1.5)
     axis.hlines(height, values[quarter], values[-1 - quarter], color=colour, linewidth=7, alpha=0.5)
-    axis.plot([_median(values)], [height], color=colour, marker="|", markersize=14)
+    axis.plot([median(values)], [height], color=colour, marker="|", markersize=14)
 
 
 def _marker(rounds: range, shape: str) -> dict[str, Any]:

@@ -45,13 +45,13 @@ STYLE: Final[dict[Any, Any]] = {
     "svg.hashsalt": "gradward",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 10.5,
+    "font.size": 11.5,
     "text.color": INK,
     # A site may have a dollar sign in its name.
     "text.parse_math": False,
     "axes.edgecolor": MUTED,
     "axes.labelcolor": MUTED,
-    "axes.labelsize": 10.5,
+    "axes.labelsize": 11.5,
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -62,8 +62,8 @@ STYLE: Final[dict[Any, Any]] = {
     "grid.linewidth": 0.8,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
-    "xtick.labelsize": 10.5,
-    "ytick.labelsize": 10.5,
+    "xtick.labelsize": 11.5,
+    "ytick.labelsize": 11.5,
     "xtick.major.size": 3,
     "ytick.major.size": 0,
     "lines.linewidth": 1.8,
@@ -87,7 +87,7 @@ def new_figure(width: int, height: int, rows: int = 1) -> tuple[Figure, list[Axe
     axes = figure.subplots(rows, 1, sharex=True, squeeze=False)
     # Fixed margins: panels beside each other line up, and drawing is faster than with a layout.
     figure.subplots_adjust(
-        left=46 / width, right=1 - 8 / width, bottom=36 / height, top=1 - 8 / height, hspace=0.22
+        left=50 / width, right=1 - 8 / width, bottom=36 / height, top=1 - 8 / height, hspace=0.22
     )
     return figure, list(axes[:, 0])
 

@@ -44,7 +44,8 @@ class Verdict:
     Attributes:
         site, subject: as in the records.
         level: one of :data:`LEVELS`.
-        sentence: the finding, with its counts.
+        headline: the finding in a few words.
+        figures: the figures that it rests on; with the headline they make one sentence.
         limits: what to bear in mind, a sentence each.
         evidence: of each attack that was scored.
         tries: all of them.
@@ -53,7 +54,8 @@ class Verdict:
     site: str
     subject: str
     level: str
-    sentence: str
+    headline: str
+    figures: str
     limits: tuple[str, ...]
     evidence: tuple[Evidence, ...]
     tries: tuple[Try, ...]
@@ -83,8 +85,14 @@ def in_order(site: str) -> list[tuple[int, str]]:
 def in_short(verdicts: Sequence[Verdict]) -> str:
     """Say how many sites there are of each level."""
     counts = Counter(verdict.level for verdict in verdicts)
-    parts = [f"{WORDS[level].lower()}: {counts[level]}" for level in LEVELS if counts[level]]
-    return f"Of {_many(len(verdicts), 'site')}, {', '.join(parts)}."
+    told = {
+        LEAKS: f"{counts[LEAKS]} leak{'s' * (counts[LEAKS] == 1)}",
+        PARTLY: f"{counts[PARTLY]} show{'s' * (counts[PARTLY] == 1)} signs of a leak",
+        NONE: f"from {counts[NONE]} nothing was recovered",
+        UNKNOWN: f"of {counts[UNKNOWN]} nothing is known",
+    }
+    parts = [words for level, words in told.items() if counts[level]]
+    return f"{_many(len(verdicts), 'site')}: {', '.join(parts)}."
 
 
 def _judge_site(site: str, subject: str, records: Sequence[LeakageRecord]) -> Verdict:
@@ -93,8 +101,8 @@ def _judge_site(site: str, subject: str, records: Sequence[LeakageRecord]) -> Ve
     missing = Counter(record.status for record in real if record.status != "ok")
     if not tries:
         why = ", ".join(f"{status} {count}" for status, count in sorted(missing.items()))
-        sentence = f"Nothing was scored, so nothing can be said ({why or 'no attack on record'})."
-        return Verdict(site, subject, UNKNOWN, sentence, (), (), ())
+        why = f"{why or 'no attack on record'}."
+        return Verdict(site, subject, UNKNOWN, "Nothing was scored", why, (), (), ())
     evidence = weigh(tries)
     pooled = sum_up("all attacks", tries)
     level, proof = _level(evidence, pooled)
@@ -102,7 +110,8 @@ def _judge_site(site: str, subject: str, records: Sequence[LeakageRecord]) -> Ve
         site,
         subject,
         level,
-        _sentence(level, proof, len(evidence), pooled.control_recovered),
+        _headline(level, proof, pooled.control_recovered),
+        _figures(level, proof, len(evidence), pooled.control_recovered),
         tuple(_limits(level, proof, subject, tries, missing, len(real))),
         tuple(evidence),
         tuple(tries),
@@ -132,21 +141,24 @@ def _or_least(value: float) -> float:
     return -math.inf if math.isnan(value) else value
 
 
-def _sentence(level: str, found: Evidence, attacks: int, bar: float) -> str:
-    opening = {
+def _headline(level: str, found: Evidence, bar: float) -> str:
+    return {
         (LEAKS, True): "Images can be recognised in what the server rebuilt",
         (LEAKS, False): "Rebuilt images can be told apart, though they look unlike the true ones",
         (PARTLY, True): "Images were recovered in part",
         (PARTLY, False): "The attack did better on the update than luck explains",
         (NONE, False): "Not recovered by these attacks within this budget",
     }[level, found.recovered >= max(0.0, _or_least(bar)) + VISIBLE]
-    who = _many(attacks, "attack") if level == NONE else found.attack
+
+
+def _figures(level: str, found: Evidence, attacks: int, bar: float) -> str:
+    who = _many(attacks, "attack") if level == NONE else f"the attack {found.attack}"
     beside = "starting picture alone" if found.missing_controls == found.runs else "control"
     return (
-        f"{opening}: over {_many(found.rounds, 'round')}, {who} {_way(found)} (control "
-        f"{show(bar)} at best) and re-identified images in {found.hits} of "
-        f"{_many(found.tries, 'try')} ({beside}: {found.control_hits} of {found.control_tries}; "
-        f"blind guessing: about {_few(found.by_chance)})."
+        f"over {_many(found.rounds, 'round')}, {who} {_way(found)} (control {show(bar)} at best) "
+        f"and re-identified images in {found.hits} of {_many(found.tries, 'try')} ({beside}: "
+        f"{found.control_hits} of {found.control_tries}; blind guessing: about "
+        f"{_few(found.by_chance)})."
     )
 
 
