@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import jinja2
 import matplotlib as mpl
 
 from gradward.report.compare.plots import draw, row_name
@@ -21,10 +20,11 @@ from gradward.report.compare.tables import (
     cells,
     warnings,
 )
+from gradward.report.page import environment
 from gradward.report.plots import styled, to_svg
 from gradward.report.records import FILE_NAME
 from gradward.report.run_folder import read_run
-from gradward.report.table import how_to_read, show
+from gradward.report.table import how_to_read
 
 DOTS_PER_INCH = 200
 
@@ -75,21 +75,18 @@ def build_comparison(
 
 
 def _render(comparison: RunComparison, pictures: Sequence[dict[str, str]]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("gradward.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["show"] = show
-    return environment.get_template("compare.html").render(
-        comparison=comparison,
-        warnings=warnings(comparison),
-        pictures=pictures,
-        headings=HEADINGS,
-        text_columns=TEXT_COLUMNS,
-        rows=[cells(row) for row in comparison.rows],
-        row_name=row_name,
-        how_counted=HOW_COUNTED,
-        how_to_read=how_to_read(),
+    return (
+        environment()
+        .get_template("compare.html")
+        .render(
+            comparison=comparison,
+            warnings=warnings(comparison),
+            pictures=pictures,
+            headings=HEADINGS,
+            text_columns=TEXT_COLUMNS,
+            rows=[cells(row) for row in comparison.rows],
+            row_name=row_name,
+            how_counted=HOW_COUNTED,
+            how_to_read=how_to_read(),
+        )
     )

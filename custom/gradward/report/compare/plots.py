@@ -165,6 +165,9 @@ def _sweep(groups: Sequence[Sequence[Row]], axis: str) -> Plot:
     values = [row.value for row in shared if row.value is not None]
     if min(values) > 0 and max(values) >= LOG_FROM * min(values):
         left.set_xscale("log")
+        # matplotlib writes powers of ten as mathematics, which names with a dollar forbid.
+        left.set_xticks(values, [f"{value:g}" for value in values])
+        left.set_xticks([], minor=True)
     left.set_xlabel(_plain(axis))
     left.set_ylabel("RDLV")
     right.set_ylabel("accuracy")
@@ -233,5 +236,5 @@ def _told(rows: Sequence[Row], tell: Callable[[Row], str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Keep matplotlib from reading a name as mathematics, and a legend from hiding it."""
-    return text.replace("$", r"\$").lstrip("_")
+    """Keep a legend from hiding a name that begins with an underscore."""
+    return text.lstrip("_")
