@@ -14,6 +14,10 @@ from click.testing import CliRunner
 
 from gradward.cli import main
 from gradward.report.compare.page import build_comparison
+from gradward.report.compare.plots import draw
+from gradward.report.compare.rows import compare_runs
+from gradward.report.plots import styled
+from gradward.report.run_folder import read_run
 from tests.unit.test_compare import leak, noise, write_run
 
 HOSTILE = r"<b>&_100%$^{}~\|x"
@@ -78,6 +82,25 @@ def test_the_page_loads_nothing_and_says_every_plot_in_words(tmp_path: Path) -> 
     for name in ("leakage", "frontier", "sweep"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_frontier_and_the_sweep_are_drawn_where_the_numbers_are(tmp_path: Path) -> None:
+    runs = [read_run(folder) for folder in noise_sweep(tmp_path)]
+    with styled():
+        plots = draw(compare_runs(runs))
+    for panel, beyond in zip(plots["frontier"].figure.axes, (0.7, 1.0), strict=True):
+        (curve,) = panel.containers
+        expected = [(beyond, 0.9), (beyond, 0.8), (beyond, 0.7), (beyond, 0.6)]
+        assert sorted(map(tuple, curve[0].get_xydata()), reverse=True) == [
+            pytest.approx(point) for point in expected
+        ]
+    left, right = plots["sweep"].figure.axes
+    real, control = (container[0].get_xydata().tolist() for container in left.containers)
+    assert real == [[0.01, 2.0], [0.1, 2.0], [1.0, 2.0]]
+    assert control == [[0.01, 0.2], [0.1, 0.2], [1.0, 0.2]]
+    (accuracy,) = right.containers
+    assert accuracy[0].get_ydata() == pytest.approx([0.8, 0.7, 0.6])
+    assert left.get_xscale() == "log" and left.get_xlabel() == "UpdateNoise.fraction"
 
 
 def test_older_runs_without_configuration_show_leakage_only(tmp_path: Path) -> None:
