@@ -248,3 +248,12 @@ def test_an_attack_that_was_not_scored_is_no_zero(tmp_path: Path) -> None:
     (row,) = compare_runs([write_run(tmp_path / "run", [refused])]).rows
     assert row.measured["recovered"].real.count == 0 and row.worst is None
     assert (row.scored, row.attempted, row.images) == (0, 1, None)
+
+
+def test_runs_whose_model_is_unknown_are_not_taken_for_repetitions(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 2)):
+        file = write_run(tmp_path / name, leak(seed=seed)).folder / "configuration.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "experiment": {}}))
+    comparison = compare_runs([read_run(tmp_path / name) for name in "ab"])
+    assert [arm.name for arm in comparison.arms] == ["a", "b"]
+    assert any("No experiment on record: a, b" in note for note in comparison.notes)

@@ -113,6 +113,12 @@ def notes(arms: Sequence[Arm]) -> list[str]:
             f"No configuration on record: {', '.join(without)}. Nobody can tell by which model, "
             "data, attacks, budget and defences these figures came about."
         )
+    foreign = [arm.name for arm in arms if arm.configuration and not arm.configuration.experiment]
+    if foreign:
+        found.append(
+            f"No experiment on record: {', '.join(foreign)}. The audit was attached to a job of "
+            "somebody else's, whose model, data and training are not compared here."
+        )
     for arm in arms:
         for run in arm.runs:
             if (missing := not_finished(run.folder)) is not None:
@@ -127,7 +133,8 @@ def _by_configuration(runs: Sequence[Run]) -> dict[str, list[Run]]:
     groups: dict[str, list[Run]] = {}
     for number, run in enumerate(runs):
         # What is unknown equals nothing.
-        key = _fingerprint(run) if run.configuration is not None else f"unknown {number}"
+        known = run.configuration is not None and run.configuration.experiment
+        key = _fingerprint(run) if known else f"unknown {number}"
         # A repetition of the same seed would be counted twice: it stays apart.
         while seed_of(run) in [seed_of(other) for other in groups.get(key, [])]:
             key += "+"
