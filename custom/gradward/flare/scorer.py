@@ -32,6 +32,7 @@ from gradward.flare.rounds import recall_round
 from gradward.flare.site import Site, SiteSettingsError, open_site, record_private_error
 from gradward.flare.states import MessageError
 from gradward.metrics.leakage import LeakageScores, score_reconstructions
+from gradward.report.exposures import Exposure, save_exposure
 from gradward.report.pictures import save_side_by_side
 
 
@@ -133,6 +134,18 @@ class LeakageScorer(Executor):
             truth_positions=positions,
             decoys=public.part("decoys"),
         )
+        exposure = Exposure.of(
+            scores,
+            number=request.round,
+            attack=request.attack,
+            known=known,
+            positions=positions,
+            truths=truths,
+            reconstructions=torch.from_numpy(request.images),
+            control=None if request.control is None else torch.from_numpy(request.control),
+            prior=public.prior_image,
+        )
+        save_exposure(site.job_folder, exposure)
         self._keep_pictures(site.job_folder, request, truths, public, scores)
         return answer_of(scores, KNOWN if known else UNKNOWN)
 
