@@ -27,6 +27,7 @@ from gradward.report.audit_table import (
     summary_table,
 )
 from gradward.report.records import FILE_NAME, read_records
+from gradward.report.site_folder import page_of, site_folders
 from gradward.report.status import not_finished
 from gradward.report.table import how_to_read, leakage_table, membership_unknown
 
@@ -180,3 +181,6 @@ def show_result(folder: Path) -> None:
             highlight=False,
             soft_wrap=True,
         )
+    for job_folder in site_folders(folder):
+        if (page := page_of(job_folder)).is_file():
+            console.print(f"Site's page {page}", highlight=False, soft_wrap=True)

@@ -15,7 +15,7 @@ from nvflare.app_common.widgets.streaming import AnalyticsSender
 from gradward.flare.journal import note
 from gradward.flare.private_folder import open_private_folders
 from gradward.report.records import CANARY, LeakageRecord
-from gradward.report.site_logs import SCALARS
+from gradward.report.site_folder import SCALARS
 
 
 def stream_scalars(

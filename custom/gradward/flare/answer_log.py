@@ -19,7 +19,7 @@ from nvflare.apis.shareable import Shareable
 
 from gradward.flare.journal import note
 from gradward.flare.rounds import write_private
-from gradward.report.site_logs import ANSWERS, OVERFLOW
+from gradward.report.site_folder import ANSWERS, OVERFLOW
 
 LOCK = "answers.lock"
 # Refusals are written out up to here (some 30,000); later ones are counted, and the last kept.

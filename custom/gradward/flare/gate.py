@@ -26,7 +26,7 @@ from gradward.flare.results import forget_local_model
 from gradward.flare.self_attack import NotJudged, SelfAttack
 from gradward.flare.site import Site, open_site, record_private_error
 from gradward.flare.states import read_dxo
-from gradward.report.site_logs import GATE
+from gradward.report.site_folder import GATE
 
 LIMITED = ("recovered", "rdlv", "reid")
 ACTIONS = ("warn", "strengthen", "withhold")

@@ -46,7 +46,7 @@ from gradward.flare.receipt import (
 )
 from gradward.flare.rounds import RoundRecord, recall_round
 from gradward.flare.site import Site, open_site, record_private_error
-from gradward.report.site_logs import GUARD
+from gradward.report.site_folder import GUARD
 
 METRICS = ("accuracy", "balanced_accuracy", "auc")
 

@@ -21,9 +21,9 @@ from torch import Tensor
 from gradward.data.images import ImageSet
 from gradward.metrics.scores import EachImage, ImageScores, LeakageScores
 from gradward.report.pictures import eight_bits
+from gradward.report.site_folder import EXPOSURES
 from gradward.whole_files import whole_file
 
-FOLDER = "exposures"
 SCHEMA = 1
 # Of one reconstruction. Its scores are kept for all images.
 MOST_PICTURES = 24
@@ -155,7 +155,7 @@ def save_exposure(job_folder: Path, exposure: Exposure) -> Path:
     Raises:
         OSError: it cannot be written.
     """
-    folder = job_folder / FOLDER
+    folder = job_folder / EXPOSURES
     folder.mkdir(mode=0o700, exist_ok=True)
     pictures = exposure.pictures
     about = {
@@ -192,7 +192,7 @@ def save_exposure(job_folder: Path, exposure: Exposure) -> Path:
 def read_exposures(job_folder: Path) -> tuple[list[Exposure], int]:
     """Return a job's exposures by round and attack, and how many files cannot be read."""
     found, damaged = [], 0
-    for file in sorted((job_folder / FOLDER).glob("round-*.npz")):
+    for file in sorted((job_folder / EXPOSURES).glob("round-*.npz")):
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 found.append(_exposure({name: arrays[name] for name in arrays.files}))

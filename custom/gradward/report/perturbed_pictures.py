@@ -15,10 +15,10 @@ from torch import Tensor
 
 from gradward.data.images import ImageSet
 from gradward.report.pictures import eight_bits
+from gradward.report.site_folder import PERTURBED
 from gradward.training import Batch, BatchSource
 from gradward.whole_files import whole_file
 
-FILE = "perturbed.npz"
 MOST_PICTURES = 8
 
 
@@ -86,7 +86,7 @@ class PerturbedPictures:
 def read_perturbed(job_folder: Path) -> PerturbedPictures | None:
     """Return what was kept; None where nothing was, or where it cannot be read."""
     try:
-        with np.load(job_folder / FILE, allow_pickle=False) as arrays:
+        with np.load(job_folder / PERTURBED, allow_pickle=False) as arrays:
             return PerturbedPictures(
                 **json.loads(str(arrays["about"])),
                 originals=torch.from_numpy(arrays["originals"]).float() / 255,
@@ -108,7 +108,7 @@ def _save(
         "names": originals.names,
         "patients": originals.patients,
     }
-    with whole_file(job_folder / FILE) as stream:
+    with whole_file(job_folder / PERTURBED) as stream:
         np.savez_compressed(
             stream,
             about=np.array(json.dumps(about)),
