@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,13 @@ from gradward.report.site_folder import (
     is_site_folder,
     page_of,
     read_log,
+)
+from gradward.report.site_tables import (
+    answers_table,
+    gate_table,
+    guard_table,
+    requests_table,
+    scalars_table,
 )
 from gradward.whole_files import whole_file
 
@@ -58,7 +65,6 @@ def build_site_page(job_folder: Path) -> Path:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("gradward.report"), autoescape=True, trim_blocks=True
     )
-    environment.filters["figure"] = _figure
     environment.filters["score"] = _score
     page = environment.get_template("site.html").render(_content(job_folder))
     target = page_of(job_folder)
@@ -99,22 +105,12 @@ def _content(job_folder: Path) -> dict[str, Any]:
         "refusals": _refusals(answers),
         "perturbed": perturbed and _pairs(perturbed),
         "of_a_class": bool(perturbed and perturbed.mode in _OF_A_CLASS),
-        "answers": _table(answers),
-        "told": [
-            {
-                "round": entry.get("round"),
-                "attack": entry.get("attack"),
-                "role": role,
-                **entry[role],
-            }
-            for entry in answers
-            for role in ("real", "control", "prior")
-            if isinstance(entry.get(role), dict)
-        ],
+        "requests": requests_table(answers),
+        "answers": answers_table(answers),
         "overflow": _overflow(job_folder),
-        "scalars": _table(logs[SCALARS]),
-        "guard": _table(logs[GUARD]),
-        "gate": _table(logs[GATE]),
+        "scalars": scalars_table(logs[SCALARS]),
+        "guard": guard_table(logs[GUARD]),
+        "gate": gate_table(logs[GATE]),
     }
 
 
@@ -175,11 +171,6 @@ def _pairs(perturbed: PerturbedPictures) -> dict[str, Any]:
     }
 
 
-def _table(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return a log's latest entries, and how many earlier ones are left out."""
-    return {"rows": entries[-MOST_ROWS:], "left_out": max(0, len(entries) - MOST_ROWS)}
-
-
 def _trained(job_folder: Path) -> set[int]:
     """Return the rounds of which the site sent an update."""
     stems = [file.stem for file in (job_folder / ROUNDS).glob("*.json")]
@@ -218,13 +209,6 @@ def _ranges(numbers: Iterable[int]) -> str:
         else:
             runs.append([number])
     return ", ".join(" to ".join(map(str, run)) for run in runs)
-
-
-def _figure(value: Any) -> str:
-    """Write a value of a log or a score; what is undefined is a dash."""
-    if value is None or value != value:
-        return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _score(value: float | None, digits: int) -> str:
