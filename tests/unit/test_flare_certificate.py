@@ -29,7 +29,7 @@ from gradward.flare.protocol import SCORE_TASK, ScoreReply, ScoreRequest
 from gradward.flare.receipt import MODE_META, PERTURBED_META
 from gradward.flare.scorer import LeakageScorer
 from gradward.flare.site import Site, open_site
-from gradward.report.site_logs import GATE
+from gradward.report.site_folder import GATE
 from gradward.training import TrainingSettings
 
 from .flare_desk import Desk, FlatPerturbation, FlatViews, experiment

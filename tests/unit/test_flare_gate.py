@@ -14,7 +14,7 @@ from nvflare.apis.shareable import Shareable, make_reply
 
 from gradward.flare.gate import LeakageGate
 from gradward.metrics.scores import Scores
-from gradward.report.site_logs import GATE
+from gradward.report.site_folder import GATE
 
 from .flare_desk import Desk, experiment
 

@@ -28,7 +28,7 @@ from gradward.defenses.noise import new_secret
 from gradward.flare.guard import PerturbationGuard
 from gradward.flare.protocol import SCORE_NAMES, SCORE_TASK, ScoreReply
 from gradward.flare.receipt import MODE_META, PERTURBED_META, RECEIPT_META, Receipt, ReceiptError
-from gradward.report.site_logs import GUARD
+from gradward.report.site_folder import GUARD
 
 from .flare_desk import Desk, experiment
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ SCHEMA = 1
 # Of one reconstruction. Its scores are kept for all images.
 MOST_PICTURES = 24
 MOST_PICTURE_BYTES = 8 * 2**20
+# What reading a cut or foreign npz raises.
+DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error)
 _ROLES = ("real", "control", "prior")
 
 
@@ -196,7 +199,7 @@ def read_exposures(job_folder: Path) -> tuple[list[Exposure], int]:
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 found.append(_exposure({name: arrays[name] for name in arrays.files}))
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        except DAMAGE:
             damaged += 1
     return sorted(found, key=lambda exposure: (exposure.round, exposure.attack)), damaged
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gradward.data.images import ImageSet
+from gradward.report.exposures import DAMAGE
 from gradward.report.pictures import eight_bits
 from gradward.report.site_folder import PERTURBED
 from gradward.training import Batch, BatchSource
@@ -92,7 +92,7 @@ def read_perturbed(job_folder: Path) -> PerturbedPictures | None:
                 originals=torch.from_numpy(arrays["originals"]).float() / 255,
                 pictures=torch.from_numpy(arrays["pictures"]).float() / 255,
             )
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+    except DAMAGE:
         return None
 
 
