@@ -18,6 +18,7 @@ from gradward.report.audit_table import (
 from gradward.report.compare.rows import RunComparison
 from gradward.report.compare.tables import comparison_table, warnings
 from gradward.report.records import FILE_NAME, read_records
+from gradward.report.site_folder import page_of, site_folders
 from gradward.report.status import not_finished
 from gradward.report.table import how_to_read, leakage_table, membership_unknown
 
@@ -71,6 +72,9 @@ def show_result(folder: Path) -> None:
             highlight=False,
             soft_wrap=True,
         )
+    for job_folder in site_folders(folder):
+        if (page := page_of(job_folder)).is_file():
+            console.print(f"Site's page {page}", highlight=False, soft_wrap=True)
 
 
 def show_comparison(comparison: RunComparison, folder: Path) -> None:
