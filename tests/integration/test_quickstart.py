@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from gradward.report.records import LeakageRecord, read_records
+from gradward.report.run_folder import read_run
 
 from .harness import ROOT, tensorboard_scalars
 
@@ -95,6 +96,22 @@ def test_tensorboard_holds_leakage_of_three_sites(
                     if (r.site, r.attack, r.control) == (site, attack, control)
                 }
                 assert dict(scalars[tag]) == pytest.approx(expected)
+
+
+def test_the_run_folder_says_what_was_run(demo: tuple[Path, str]) -> None:
+    run = read_run(demo[0])
+    assert run.configuration is not None and run.configuration.defences == ()
+    assert (run.configuration.sites, run.configuration.rounds) == (SITES, 3)
+    assert sorted((update.site, update.round) for update in run.updates) == sorted(
+        (site, number) for site in SITES for number in range(3)
+    )
+    assert {(update.mode, update.buffers) for update in run.updates} == {("undefended", "seen")}
+    for site in (*SITES, "server"):
+        logged = {(item.tag, item.step): item.value for item in run.scalars if item.site == site}
+        shown = tensorboard_scalars(demo[0] / "tb_events" / site)
+        assert logged == pytest.approx(
+            {(tag, step): value for tag, values in shown.items() for step, value in values}
+        )
 
 
 def test_pictures_stay_in_the_private_folder(demo: tuple[Path, str]) -> None:

@@ -18,6 +18,7 @@ NEEDED_CLASSES = (
     "gradward.flare.guard.PerturbationGuard",
     "gradward.flare.persistor.ExperimentPersistor",
     "gradward.flare.perturber.Perturbation",
+    "gradward.flare.run_log.RunLog",
     "gradward.flare.scorer.LeakageScorer",
     "gradward.flare.script_perturbation.ScriptPerturbation",
     "gradward.flare.tensorboard.LiveTBAnalyticsReceiver",

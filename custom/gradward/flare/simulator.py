@@ -29,13 +29,14 @@ from gradward.report.records import FILE_NAME
 from gradward.report.run_folder import CONFIGURATION_FILE, SCALARS_FILE, UPDATES_FILE
 from gradward.report.status import STATUS_FILE, read_status
 
+TENSORBOARD = "tb_events"
 COLLECTED = (
     FILE_NAME,
     CONFIGURATION_FILE,
     UPDATES_FILE,
     SCALARS_FILE,
     STATUS_FILE,
-    "tb_events",
+    TENSORBOARD,
     "report",
     "reconstructions",
     "cross_site_val",
@@ -213,10 +214,13 @@ def _clear(folder: Path) -> None:
 
 
 def _collect(folder: Path) -> None:
-    """Copy the server's results to the run folder."""
+    """Bring the server's results to the run folder."""
     for name in COLLECTED:
         source = server_folder(folder) / name
-        if source.is_dir():
+        if name == TENSORBOARD and source.is_dir():
+            # `tensorboard --logdir runs` would show a run twice that is there twice.
+            shutil.move(source, folder / name)
+        elif source.is_dir():
             shutil.copytree(source, folder / name)
         elif source.is_file():
             shutil.copy(source, folder / name)
