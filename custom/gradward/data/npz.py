@@ -87,7 +87,9 @@ class NpzSource:
             shares = split_by_patient(groups, self._shares, seed=self._seed)
             kept = [kept[i] for i in shares[self._sites.index(site)]]
         if not kept:
-            raise DataError(f"{self._where} has no {split} images left for this site")
+            raise DataError(
+                f"{self._where} has no {split} images left for this site; give it a larger share"
+            )
         return form.fit_set(self._select(source, kept))
 
     def public(self, form: ImageForm) -> PublicParts:

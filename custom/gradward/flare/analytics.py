@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
-from nvflare.apis.analytix import AnalyticsDataType
+from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE, AnalyticsData, AnalyticsDataType
+from nvflare.apis.dxo import from_shareable
 from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.server_engine_spec import ServerEngineSpec
+from nvflare.apis.shareable import Shareable
 from nvflare.apis.utils.analytix_utils import create_analytic_dxo, send_analytic_dxo
 from nvflare.app_common.widgets.streaming import AnalyticsSender
 
@@ -16,6 +18,14 @@ from gradward.flare.journal import note
 from gradward.flare.private_folder import open_private_folders
 from gradward.report.records import CANARY, LeakageRecord
 from gradward.report.site_folder import SCALARS
+
+LOCAL_EVENT = ANALYTIC_EVENT_TYPE
+FEDERATED_EVENT = f"fed.{LOCAL_EVENT}"
+# What the server's own values are filed under; NVFlare's name of it differs from run to run.
+SERVER = "server"
+
+_ONE = (AnalyticsDataType.SCALAR, AnalyticsDataType.METRIC)
+_SEVERAL = (AnalyticsDataType.SCALARS, AnalyticsDataType.METRICS)
 
 
 def stream_scalars(
@@ -76,6 +86,23 @@ def show_canary(component: FLComponent, engine: ServerEngineSpec, record: Leakag
     prefix = f"canary/{record.site}/{record.attack}{'/control' if record.control else ''}"
     with engine.new_context() as fl_ctx:
         write_scalars(component, fl_ctx, prefix, record.scores(), record.round)
+
+
+def scalars_in(message: Shareable) -> Iterator[tuple[str, int | None, float]]:
+    """Yield tag, step and value of each finite scalar in the data of an analytics event.
+
+    Of several values under one tag each gets a tag of its own, ``tag/name``. The step is None where
+    the sender gave none.
+    """
+    data = AnalyticsData.from_dxo(from_shareable(message))
+    if data is None:
+        return
+    values = {data.tag: data.value} if data.data_type in _ONE else {}
+    if data.data_type in _SEVERAL:
+        values = {f"{data.tag}/{name}": value for name, value in data.value.items()}
+    for tag, value in values.items():
+        if isinstance(value, int | float) and math.isfinite(value):
+            yield tag, data.step, float(value)
 
 
 def _finite(prefix: str, values: Mapping[str, float | None]) -> Iterator[tuple[str, float]]:

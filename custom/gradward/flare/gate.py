@@ -20,6 +20,7 @@ from gradward.flare.analytics import stream_scalars
 from gradward.flare.experiment import experiment_of, find_component
 from gradward.flare.journal import note
 from gradward.flare.outgoing import comes_in
+from gradward.flare.own_code import require_allowed_attacks
 from gradward.flare.perturber import Perturbation
 from gradward.flare.receipt import assignment_of
 from gradward.flare.results import forget_local_model
@@ -192,6 +193,7 @@ class LeakageGate(Filter):
         number = assignment.round
         update = read_dxo(shareable, DataKind.WEIGHT_DIFF).data
         experiment = experiment_of(fl_ctx, self.experiment_id)
+        require_allowed_attacks(self.attacks, fl_ctx)
         started = time.monotonic()
         scores = self._attack.on(site, experiment, number, assignment.received, update)
         values = {name: getattr(scores, name) for name in self.limits}

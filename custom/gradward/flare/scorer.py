@@ -109,7 +109,9 @@ class LeakageScorer(Executor):
                 raise ScoringRefused("this run is certified, which a live score would break")
             experiment = experiment_of(fl_ctx, self.experiment_id)
             request = ScoreRequest.from_shareable(
-                shareable, (experiment.channels, *experiment.image_size)
+                shareable,
+                (experiment.channels, *experiment.image_size),
+                site.scoring.attacks,
             )
             reply = self._score(site, door, experiment, request)
         except (ScoringRefused, MessageError, DataError, JobError, SiteSettingsError) as error:

@@ -113,7 +113,10 @@ class ScriptPerturbation(FLComponent):
 
     def _hand_out(self, site: Site, fl_ctx: FLContext) -> None:
         if site.certified.required:
-            raise JobError("a script's training has no certificate, which this site demands")
+            raise JobError(
+                "a script's training has no certificate, which this site demands; train with "
+                "LocalTrainer"
+            )
         task = fl_ctx.get_prop(FLContextKey.TASK_DATA)
         number = int(task.get_header(AppConstants.CURRENT_ROUND, 0))
         assignment = Assignment(number, dict(read_dxo(task, DataKind.WEIGHTS).data))

@@ -199,7 +199,8 @@ class LocalTrainer(Executor):
         if metrics is None:
             raise JobError(
                 "metrics on clean images are closed: a held-out patient is trained on as well, or "
-                f"fewer stand behind them than this site's {site.certified.min_patients}"
+                f"fewer stand behind them than this site's {site.certified.min_patients}; hold out "
+                "more patients, or leave the task out of the job"
             )
         return metrics_result(fl_ctx, self.validate_task, metrics)
 
@@ -220,7 +221,7 @@ class LocalTrainer(Executor):
             if site.perturbation.required:
                 raise JobError(
                     "this site trains on perturbed images only, but the job's trainer names no "
-                    "'perturbation_id'"
+                    "'perturbation_id'; add a Perturbation and name it"
                 )
             return None
         perturbation = find_component(fl_ctx, self.perturbation_id, Perturbation)

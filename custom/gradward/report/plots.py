@@ -16,6 +16,7 @@ import matplotlib as mpl
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 INK, MUTED, LINE = "#1b1f24", "#545d68", "#d5dae0"
 REAL, CONTROL = "#0b5cad", "#8a5300"
@@ -38,16 +39,19 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 _DASHES: Final = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1)), (0, (8, 2)))
 _PIXELS_PER_INCH = 72
 
-STYLE: Final[dict[str, Any]] = {
+# Any: matplotlib types the keys as one long literal.
+STYLE: Final[dict[Any, Any]] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "gradward",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 10.5,
+    "font.size": 11.5,
     "text.color": INK,
+    # A site may have a dollar sign in its name.
+    "text.parse_math": False,
     "axes.edgecolor": MUTED,
     "axes.labelcolor": MUTED,
-    "axes.labelsize": 10.5,
+    "axes.labelsize": 11.5,
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -58,8 +62,8 @@ STYLE: Final[dict[str, Any]] = {
     "grid.linewidth": 0.8,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
-    "xtick.labelsize": 10.5,
-    "ytick.labelsize": 10.5,
+    "xtick.labelsize": 11.5,
+    "ytick.labelsize": 11.5,
     "xtick.major.size": 3,
     "ytick.major.size": 0,
     "lines.linewidth": 1.8,
@@ -83,7 +87,7 @@ def new_figure(width: int, height: int, rows: int = 1) -> tuple[Figure, list[Axe
     axes = figure.subplots(rows, 1, sharex=True, squeeze=False)
     # Fixed margins: panels beside each other line up, and drawing is faster than with a layout.
     figure.subplots_adjust(
-        left=46 / width, right=1 - 8 / width, bottom=36 / height, top=1 - 8 / height, hspace=0.22
+        left=50 / width, right=1 - 8 / width, bottom=36 / height, top=1 - 8 / height, hspace=0.22
     )
     return figure, list(axes[:, 0])
 
@@ -98,7 +102,7 @@ def rounds_axis(axis: Axes, rounds: Sequence[int]) -> None:
     """Make x the rounds, whole numbers with a little room at the sides."""
     axis.set_xlabel("round")
     axis.set_xlim(min(rounds) - 0.3, max(rounds) + 0.3)
-    axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(6, integer=True, min_n_ticks=1))
+    axis.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
 
 
 def to_svg(figure: Figure, description: str) -> Markup:
