@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +107,61 @@ def test_no_pixel_row_and_no_name_is_among_the_bytes_sent(
                 for dtype in (np.float32, np.float64, np.float16):
                     assert (row / 255).astype(dtype).tobytes() not in sent
             assert (base / site / name).read_bytes()[40:200] not in sent
+
+
+def test_each_site_has_a_page_that_shows_its_own_images_and_stays(
+    spied: tuple[SimulatedRun, Path],
+) -> None:
+    run, spy = spied
+    for site in SITES:
+        page = run.folder / "workspace.private" / site / "jobs" / "simulate_job" / "report"
+        html = (page / "index.html").read_text()
+        assert (page / "index.html").stat().st_mode & 0o077 == page.stat().st_mode & 0o077 == 0
+        shown = [name for name in SECRET_NAMES[site][:4] if name in html]
+        assert len(shown) == 4 and f"MRN-{site}-0" in html, "four images were trained on"
+        other = SITES[1 - SITES.index(site)]
+        assert not [name for name in SECRET_NAMES[other] if name in html]
+        pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
+        assert len(pictures) == 4 * 5
+        truth = np.asarray(Image.open(spy.parent / site / shown[0]))
+        decoded = [np.asarray(Image.open(io.BytesIO(base64.b64decode(p)))) for p in pictures]
+        assert any(np.array_equal(truth, picture) for picture in decoded), "it shows the image"
+        for entry in scalars_on_record(page.parent):
+            assert entry.encode() in (spy / f"{site}.bytes").read_bytes(), "it left indeed"
+    # Nothing that NVFlare keeps, sends or lets download has any of it.
+    for file in (run.folder / "workspace").rglob("*"):
+        assert file.name not in ("exposures", "answers.log", "scalars.log", "perturbed.npz")
+        if file.is_file():
+            assert b"smith-jane" not in file.read_bytes(), file.name
+            assert b"This page shows patients" not in file.read_bytes(), file.name
+    for folder in ("report", "tb_events"):
+        for file in (run.folder / folder).rglob("*.*"):
+            assert b"smith-jane" not in file.read_bytes() and b"MRN-" not in file.read_bytes()
+
+
+def scalars_on_record(job_folder: Path) -> set[str]:
+    """Tags of the scalars that the site's own log says were sent."""
+    lines = (job_folder / "scalars.log").read_text().splitlines()
+    return {tag for line in lines for tag in json.loads(line)["scalars"] if "/" in tag}
+
+
+def test_nothing_of_a_page_is_among_the_bytes_sent(spied: tuple[SimulatedRun, Path]) -> None:
+    """Neither its words nor any of its pictures, as they lie there or as bytes."""
+    run, spy = spied
+    for site in SITES:
+        sent = (spy / f"{site}.bytes").read_bytes()
+        folder = run.folder / "workspace.private" / site / "jobs" / "simulate_job"
+        html = (folder / "report" / "index.html").read_text()
+        assert b"This page shows patients" not in sent and b"data:image" not in sent
+        for picture in re.findall(r'src="data:image/png;base64,([^"]+)"', html):
+            assert picture[60:160].encode() not in sent
+            assert base64.b64decode(picture)[60:160] not in sent
+        for file in (folder / "exposures").glob("*.npz"):
+            assert file.read_bytes()[-400:-200] not in sent
+            with np.load(file) as arrays:
+                for name in ("truths", "real", "rows"):
+                    raw = arrays[name].tobytes()
+                    assert len(raw) < 32 or raw[:256] not in sent, name
 
 
 def test_no_name_is_in_any_log(spied: tuple[SimulatedRun, Path]) -> None:

@@ -97,7 +97,7 @@ class FlatPerturbation(Perturbation):
         self, site: Any, experiment: Any, images: ImageSet, fl_ctx: Any, number: int
     ) -> PerturbedImages:
         views = FlatViews(images.labels, images.images.shape[1:])
-        return PerturbedImages(RememberedPictures(views), "class", "flat-1")
+        return PerturbedImages(RememberedPictures(views, images), "class", "flat-1")
 
     def strengthen(self, site: Any, factor: float) -> None:
         self.strengthened.append(factor)

@@ -178,5 +178,5 @@ def test_the_page_shows_what_the_training_got_and_draws_nothing(
     assert (private(tmp_path) / "perturbed.npz").stat().st_mode & 0o077 == 0
     LeakageScorer().handle_event(EventType.END_RUN, desk.task("train"))
     page = (private(tmp_path) / "report" / "index.html").read_text()
-    assert page.count("What the training got") == 8 and "draw of the image" in page
+    assert page.count("What the training got") == 8 and "draw of the image's class" in page
     assert counted[0].asked == 2

@@ -146,7 +146,10 @@ class Perturbation(FLComponent):
                 fl_ctx, self.analytics_sender_id, "defense", streamed_figures(perturber), number
             )
         return PerturbedImages(
-            RememberedPictures(views), perturber.mode, perturber.version, perturber.certificate
+            RememberedPictures(views, images),
+            perturber.mode,
+            perturber.version,
+            perturber.certificate,
         )
 
     def open_twin(
@@ -184,7 +187,7 @@ class Perturbation(FLComponent):
             )
         perturber = self._twins[twin.name]
         views = perturber.views(pinned, secret_generator())
-        return PerturbedImages(RememberedPictures(views), perturber.mode, perturber.version)
+        return PerturbedImages(RememberedPictures(views, pinned), perturber.mode, perturber.version)
 
     def _allowed(self, site: Site) -> PerturbationSettings | None:
         """Return the settings for a site, None for raw images, if its limits allow them."""

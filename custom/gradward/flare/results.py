@@ -35,7 +35,7 @@ LOCAL_MODEL = "local_model.pt"
 def training_result(
     fl_ctx: FLContext, local: LocalRound, run: LocalRun, perturbed: PerturbedImages | None
 ) -> Shareable:
-    """Pack the update of one round with its receipt, and keep the local model for later.
+    """Pack the update of one round with its receipt; keep the local model, and a few pictures.
 
     Args:
         fl_ctx: of the task.
@@ -45,6 +45,8 @@ def training_result(
     """
     after = local.after
     update, receipt = _vouched(fl_ctx, local, after, run, perturbed)
+    if perturbed is not None:
+        perturbed.source.keep(local.site.job_folder, local.number, perturbed.mode)
     torch.save({"state": after, "receipt": receipt}, local.site.job_folder / LOCAL_MODEL)
     return _pack(DataKind.WEIGHT_DIFF, update, _told(run, receipt))
 

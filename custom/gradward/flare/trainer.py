@@ -156,8 +156,6 @@ class LocalTrainer(Executor):
             aborted=lambda: abort_signal.triggered,
             perturbed_only=perturbed is not None,
         )
-        if perturbed is not None:
-            perturbed.source.keep(site.job_folder, number, perturbed.mode, data)
         # DP-SGD may draw no image in a whole round.
         mean_loss = sum(run.losses) / len(run.losses) if run.losses else math.nan
         told = {"steps": float(len(run.batches))}

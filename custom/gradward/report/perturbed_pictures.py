@@ -29,9 +29,9 @@ class RememberedPictures:
     the image, or another draw, which nobody needs for a page.
     """
 
-    def __init__(self, source: BatchSource) -> None:
-        """Args: the source whose pictures are handed on."""
-        self._source = source
+    def __init__(self, source: BatchSource, images: ImageSet) -> None:
+        """Args: the source whose pictures are handed on, and the images behind them."""
+        self._source, self._images = source, images
         self.given: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
@@ -45,7 +45,7 @@ class RememberedPictures:
                 self.given.setdefault(position, picture.detach().cpu().clone())
         return batch
 
-    def keep(self, job_folder: Path, number: int, mode: str, images: ImageSet) -> None:
+    def keep(self, job_folder: Path, number: int, mode: str) -> None:
         """Put the pictures in the place of an earlier round's, for their owner alone.
 
         A disk that is full loses them and nothing else: no training fails for a page.
@@ -54,11 +54,10 @@ class RememberedPictures:
             job_folder: the site's private folder of the job.
             number: of the round.
             mode: of the perturber.
-            images: of the site.
         """
         if self.given:
             with contextlib.suppress(OSError):
-                _save(job_folder, number, mode, images, self.given)
+                _save(job_folder, number, mode, self._images, self.given)
 
 
 @dataclass(frozen=True)
