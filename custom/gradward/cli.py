@@ -55,6 +55,13 @@ def main() -> None:
     help="Run folder; runs/<job> by default. An earlier run in it is replaced.",
 )
 @click.option("--seed", type=click.IntRange(0), help="Seed instead of the job's.")
+@click.option(
+    "--set",
+    "settings",
+    metavar="COMPONENT.ARGUMENT=VALUE",
+    multiple=True,
+    help="Change a setting of the job for this run, e.g. UpdateNoise.fraction=0.1; repeatable.",
+)
 @click.option("--threads", type=click.IntRange(1), help="Sites at the same time; all by default.")
 @click.option("--gpu", help="GPU ids as NVFlare takes them, e.g. '0,1'; CPU by default.")
 @click.option(
@@ -67,20 +74,22 @@ def run(
     sites: int | None,
     workspace: Path | None,
     seed: int | None,
+    settings: tuple[str, ...],
     threads: int | None,
     gpu: str | None,
     site_settings: Path | None,
 ) -> None:
     """Run JOB in NVFlare's simulator and show what leaked."""
+    from gradward.flare.job_settings import SettingError, changed_job
     from gradward.flare.simulator import LOG_FILE, RunError, run_in_simulator, sites_of
 
     job = job.resolve()
     folder = workspace or Path("runs") / job.name
     progress = RunProgress(job.name)
     try:
-        with progress:
+        with changed_job(job, settings) as changed, progress:
             finished = run_in_simulator(
-                job,
+                changed,
                 folder,
                 sites=sites_of(job, sites),
                 threads=threads,
@@ -89,7 +98,7 @@ def run(
                 site_settings=site_settings,
                 watch=progress.show,
             )
-    except RunError as error:
+    except (RunError, SettingError) as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
         raise click.ClickException(f"stopped; {_kept(folder)}") from None

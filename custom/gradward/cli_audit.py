@@ -8,12 +8,12 @@ from typing import Any, get_args
 
 import click
 
-from gradward.attacks import ATTACK_NAMES
 from gradward.attacks.spec import LEARNING_ATTACKS
 from gradward.audit import audit_update, audit_updates
 from gradward.audit.folder import check_folder
 from gradward.audit.update import CPU_SECONDS
 from gradward.cli_audit_options import (
+    AttackName,
     Labels,
     the_device,
     truth_of,
@@ -75,7 +75,12 @@ FILE = click.Path(path_type=Path)
     help="Folder of the true images: scores everything. Of several updates it holds a folder each, "
     "named like the update's file.",
 )
-@click.option("--attack", type=click.Choice(ATTACK_NAMES), multiple=True, help="All by default.")
+@click.option(
+    "--attack",
+    type=AttackName(),
+    multiple=True,
+    help="All by default. One of your own as package.module.Class.",
+)
 @click.option(
     "--learned-prior",
     type=float,

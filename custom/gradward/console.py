@@ -15,7 +15,10 @@ from gradward.report.audit_table import (
     how_to_read_summary,
     summary_table,
 )
+from gradward.report.compare.rows import RunComparison
+from gradward.report.compare.tables import comparison_table, warnings
 from gradward.report.records import FILE_NAME, read_records
+from gradward.report.site_folder import page_of, site_folders
 from gradward.report.status import not_finished
 from gradward.report.table import how_to_read, leakage_table, membership_unknown
 
@@ -69,3 +72,19 @@ def show_result(folder: Path) -> None:
             highlight=False,
             soft_wrap=True,
         )
+    for job_folder in site_folders(folder):
+        if (page := page_of(job_folder)).is_file():
+            console.print(f"Site's page {page}", highlight=False, soft_wrap=True)
+
+
+def show_comparison(comparison: RunComparison, folder: Path) -> None:
+    """Print what must be known of several runs, their table in short, and where all of it is."""
+    for line in warnings(comparison):
+        console.print(line, highlight=False, markup=False)
+    console.print(comparison_table(comparison))
+    swept = comparison.axis or "no single numeric setting in which the runs differ"
+    console.print(f"Swept       {swept}", highlight=False, markup=False)
+    console.print(f"Comparison  {folder / 'index.html'}", highlight=False, soft_wrap=True)
+    console.print(
+        f"Tables      {folder}/compare.csv, .json, .md, .tex", highlight=False, soft_wrap=True
+    )

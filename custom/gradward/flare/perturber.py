@@ -24,7 +24,7 @@ from gradward.flare.perturber_report import FitProgress, streamed_figures
 from gradward.flare.perturber_store import PerturberStore
 from gradward.flare.seeds import secret_generator
 from gradward.flare.site import Site
-from gradward.training import BatchSource
+from gradward.report.perturbed_pictures import RememberedPictures
 
 # What keeps a site from training and is told in one line, without anything of its data.
 PERTURBATION_ERRORS = (PerturbationRefused, TooFewImages, LedgerError, SecretError, StorageError)
@@ -35,13 +35,14 @@ class PerturbedImages:
     """What a site trains on in place of its images.
 
     Attributes:
-        source: of the batches, position by position as the site's images.
+        source: of the batches, position by position as the site's images; it remembers a few for
+            the site's own page.
         mode: of the perturber.
         version: of the perturber.
         certificate: epsilon and delta for each patient, in the certified mode.
     """
 
-    source: BatchSource
+    source: RememberedPictures
     mode: str
     version: str
     certificate: tuple[float, float] | None = None
@@ -144,7 +145,9 @@ class Perturbation(FLComponent):
             stream_scalars(
                 fl_ctx, self.analytics_sender_id, "defense", streamed_figures(perturber), number
             )
-        return PerturbedImages(views, perturber.mode, perturber.version, perturber.certificate)
+        return PerturbedImages(
+            RememberedPictures(views), perturber.mode, perturber.version, perturber.certificate
+        )
 
     def open_twin(
         self,
@@ -181,7 +184,7 @@ class Perturbation(FLComponent):
             )
         perturber = self._twins[twin.name]
         views = perturber.views(pinned, secret_generator())
-        return PerturbedImages(views, perturber.mode, perturber.version)
+        return PerturbedImages(RememberedPictures(views), perturber.mode, perturber.version)
 
     def _allowed(self, site: Site) -> PerturbationSettings | None:
         """Return the settings for a site, None for raw images, if its limits allow them."""

@@ -129,6 +129,7 @@ class ScriptPerturbation(FLComponent):
         if perturbed is not None:
             token = secrets.token_hex(16)
             batch = perturbed.source.batch(range(len(perturbed.source)))
+            perturbed.source.keep(site.job_folder, number, perturbed.mode, images)
             content = {"images": batch.images, "labels": batch.labels, "token": token}
             save_private(site.job_folder / IMAGES_FILE, content)
             handed_out = _HandedOut(assignment, token, perturbed.mode, perturbed.version)

@@ -26,9 +26,20 @@ from gradward.flare.perturber_report import fits_under_way
 from gradward.flare.site import SETTINGS_FILE
 from gradward.json_files import JsonFileError, read_json_object
 from gradward.report.records import FILE_NAME
-from gradward.report.status import read_status
+from gradward.report.run_folder import CONFIGURATION_FILE, SCALARS_FILE, UPDATES_FILE
+from gradward.report.status import STATUS_FILE, read_status
 
-COLLECTED = (FILE_NAME, "tb_events", "report", "reconstructions", "cross_site_val")
+COLLECTED = (
+    FILE_NAME,
+    CONFIGURATION_FILE,
+    UPDATES_FILE,
+    SCALARS_FILE,
+    STATUS_FILE,
+    "tb_events",
+    "report",
+    "reconstructions",
+    "cross_site_val",
+)
 RUN_FILE = "run.json"
 LOG_FILE = "simulator.log"
 

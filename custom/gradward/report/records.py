@@ -127,12 +127,17 @@ def read_records(path: Path) -> Iterator[LeakageRecord]:
     with path.open(encoding="utf-8") as stream:
         for number, line in enumerate(stream, start=1):
             try:
-                yield _parse(json.loads(line))
+                yield parse_record(json.loads(line))
             except (TypeError, ValueError) as error:
                 raise ValueError(f"line {number} is no leakage record: {error}") from None
 
 
-def _parse(values: Any) -> LeakageRecord:
+def parse_record(values: Any) -> LeakageRecord:
+    """Check what a line of JSON holds.
+
+    Raises:
+        TypeError, ValueError: it is no record of a schema that this version reads.
+    """
     if not isinstance(values, dict) or values.get("schema") not in READABLE:
         raise ValueError(f"its schema is none of {READABLE}")
     if values["schema"] == 1 and values.get("status") == "ok":
