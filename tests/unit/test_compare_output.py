@@ -18,7 +18,7 @@ from gradward.report.compare.plots import draw
 from gradward.report.compare.rows import compare_runs
 from gradward.report.plots import styled
 from gradward.report.run_folder import read_run
-from tests.unit.test_compare import leak, noise, write_run
+from tests.unit.test_compare import leak, noise, records_of, write_run
 
 HOSTILE = r"<b>&_100%$^{}~\|x"
 
@@ -70,6 +70,14 @@ def test_names_cannot_break_out_of_a_table(tmp_path: Path) -> None:
     assert "<b>" not in page and "&lt;b&gt;&amp;_100%" in page
     lines = [x for x in (tmp_path / "compare.md").read_text().splitlines() if x.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {13}
+
+
+def test_a_minus_is_a_minus_and_a_name_keeps_its_hyphen(tmp_path: Path) -> None:
+    records = records_of("site-1", 0, (-0.25, 0.0, -1.5), (-0.5, 0.0, -2.0))
+    run = write_run(tmp_path / "noise-0.01", records)
+    build_comparison([run.folder], tmp_path)
+    latex = (tmp_path / "compare.tex").read_text()
+    assert "noise-0.01 & site-1, site-2" in latex and "$-$0.25 ($-$0.50)" in latex
 
 
 def test_the_page_loads_nothing_and_says_every_plot_in_words(tmp_path: Path) -> None:
