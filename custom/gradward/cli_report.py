@@ -8,6 +8,8 @@ import click
 
 from gradward.console import show_comparison, show_result
 from gradward.report.page import build_report
+from gradward.report.site_folder import is_site_folder, site_folders
+from gradward.report.site_page import build_site_page
 
 
 @click.command()
@@ -28,6 +30,9 @@ from gradward.report.page import build_report
 def report(folders: tuple[Path, ...], compare: bool, names: str | None, out: Path | None) -> None:
     """Build the report of a run FOLDER that holds leakage.jsonl, and print its table.
 
+    The pages of a simulated run's sites are built as well. FOLDER may also be a site's private
+    folder of one job (<private root>/jobs/<job>): then the site's own page is built.
+
     With --compare, set several runs side by side. Runs that differ only in their seed are taken
     together, or those that have the same name in --names.
     """
@@ -37,7 +42,13 @@ def report(folders: tuple[Path, ...], compare: bool, names: str | None, out: Pat
             return
         if len(folders) > 1 or names is not None or out is not None:
             raise click.UsageError("several runs, --names and --out belong to --compare")
+        if is_site_folder(folders[0].resolve()):
+            page = build_site_page(folders[0])
+            click.echo(f"Site's page {page} (it shows patients and stays there)")
+            return
         build_report(folders[0])
+        for job_folder in site_folders(folders[0]):
+            build_site_page(job_folder)
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     show_result(folders[0])
