@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from gradward.console import show_comparison, show_result
+from gradward.report.compare.page import build_comparison
 from gradward.report.page import build_report
 from gradward.report.site_folder import is_site_folder, site_folders
 
@@ -61,8 +62,5 @@ def _build_site_pages(folders: Sequence[Path]) -> list[Path]:
 
 
 def _compare(folders: tuple[Path, ...], names: str | None, out: Path) -> None:
-    # Only here: matplotlib takes a second to load.
-    from gradward.report.compare.page import build_comparison
-
     given = None if names is None else names.split(",")
     show_comparison(build_comparison(folders, out, given), out)

@@ -18,7 +18,7 @@ from gradward.report.compare.plots import draw
 from gradward.report.compare.rows import compare_runs
 from gradward.report.plots import styled
 from gradward.report.run_folder import read_run
-from tests.unit.test_compare import leak, noise, write_run
+from tests.unit.test_compare import leak, noise, records_of, write_run
 
 HOSTILE = r"<b>&_100%$^{}~\|x"
 
@@ -35,9 +35,15 @@ def noise_sweep(folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def test_all_formats_hold_the_same_numbers(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    build_comparison(noise_sweep(tmp_path / "runs"), out)
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What was written about the sweep."""
+    folder = tmp_path_factory.mktemp("sweep")
+    build_comparison(noise_sweep(folder / "runs"), folder / "out")
+    return folder / "out"
+
+
+def test_all_formats_hold_the_same_numbers(out: Path) -> None:
     rows: list[dict[str, Any]] = json.loads((out / "compare.json").read_text())["rows"]
     with (out / "compare.csv").open(newline="") as stream:
         parsed = list(csv.DictReader(stream))
@@ -72,16 +78,23 @@ def test_names_cannot_break_out_of_a_table(tmp_path: Path) -> None:
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {13}
 
 
-def test_the_page_loads_nothing_and_says_every_plot_in_words(tmp_path: Path) -> None:
-    build_comparison(noise_sweep(tmp_path / "runs"), tmp_path)
-    page = (tmp_path / "index.html").read_text()
+def test_a_minus_is_a_minus_and_a_name_keeps_its_hyphen(tmp_path: Path) -> None:
+    records = records_of("site-1", 0, (-0.25, 0.0, -1.5), (-0.5, 0.0, -2.0))
+    run = write_run(tmp_path / "noise-0.01", records)
+    build_comparison([run.folder], tmp_path)
+    latex = (tmp_path / "compare.tex").read_text()
+    assert "noise-0.01 & site-1, site-2" in latex and "$-$0.25 ($-$0.50)" in latex
+
+
+def test_the_page_loads_nothing_and_says_every_plot_in_words(out: Path) -> None:
+    page = (out / "index.html").read_text()
     assert "<script" not in page and "<img" not in page
     assert not re.search(r"(?:src|href)=\"(?!#)", page)
     told = re.findall(r'<svg class="plot"[^>]*aria-label="([^"]+)"', page)
     assert len(told) == 3 and "UpdateNoise.fraction 0.1" in told[2]
     for name in ("leakage", "frontier", "sweep"):
-        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-        assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (out / f"{name}.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_the_frontier_and_the_sweep_are_drawn_where_the_numbers_are(tmp_path: Path) -> None:
@@ -115,14 +128,8 @@ def test_older_runs_without_configuration_show_leakage_only(tmp_path: Path) -> N
     assert "No configuration on record" in (tmp_path / "out" / "index.html").read_text()
 
 
-def test_what_differs_is_told_row_by_row_and_the_rest_once(tmp_path: Path) -> None:
-    comparison = build_comparison(noise_sweep(tmp_path / "runs"), tmp_path)
-    assert comparison.different == (
-        "UpdateNoise",
-        "UpdateNoise.fraction",
-        "UpdateNoise.percentile",
-    )
-    document = json.loads((tmp_path / "compare.json").read_text())
+def test_what_differs_is_told_row_by_row_and_the_rest_once(out: Path) -> None:
+    document = json.loads((out / "compare.json").read_text())
     assert document["swept_setting"] == "UpdateNoise.fraction"
     assert [item["UpdateNoise.fraction"] for item in document["different"]] == [
         0.01,
@@ -130,6 +137,11 @@ def test_what_differs_is_told_row_by_row_and_the_rest_once(tmp_path: Path) -> No
         1.0,
         None,
     ]
+    assert set(document["different"][0]) == {
+        "UpdateNoise",
+        "UpdateNoise.fraction",
+        "UpdateNoise.percentile",
+    }
     assert document["equal"]["model"] == "bn_cnn"
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 from typing import Any
 
 from rich import box
@@ -45,9 +46,12 @@ HOW_COUNTED = (
 )
 
 
-def row_values(row: Row) -> dict[str, str | int | float | None]:
+Values = dict[str, str | int | float | None]
+
+
+def row_values(row: Row) -> Values:
     """A row's numbers under stable names, rounded; None where there is no value."""
-    values: dict[str, str | int | float | None] = {
+    values: Values = {
         "run": row.arm,
         "sites": ", ".join(row.sites),
         "subject": row.subject,
@@ -163,24 +167,24 @@ def as_markdown(comparison: RunComparison) -> str:
 
 
 def as_latex(comparison: RunComparison) -> str:
-    """A ``table*`` for the package booktabs; its warnings stand in the caption."""
+    """A ``table*`` as wide as the text; its warnings stand in the caption."""
     body = [" & ".join(map(_escape_latex, cells(row))) + r" \\" for row in comparison.rows]
     caption = " ".join([*warnings(comparison), HOW_COUNTED])
     columns = "l" * TEXT_COLUMNS + "r" * (len(HEADINGS) - TEXT_COLUMNS)
     return "\n".join(
         [
-            "% needs \\usepackage{booktabs}",
+            "% needs \\usepackage{booktabs,graphicx}",
             r"\begin{table*}",
-            r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
+            r"\centering",
             rf"\caption{{{_escape_latex(caption)}}}",
             r"\label{tab:gradward}",
-            rf"\begin{{tabular}}{{{columns}}}",
+            rf"\resizebox{{\textwidth}}{{!}}{{\begin{{tabular}}{{{columns}}}",
             r"\toprule",
             " & ".join(map(_escape_latex, HEADINGS)) + r" \\",
             r"\midrule",
             *body,
             r"\bottomrule",
-            r"\end{tabular}",
+            r"\end{tabular}}",
             r"\end{table*}",
             "",
         ]
@@ -199,7 +203,7 @@ def warnings(comparison: RunComparison) -> list[str]:
     return [*found, *comparison.notes]
 
 
-def _estimate(name: str, value: Estimate) -> dict[str, str | int | float | None]:
+def _estimate(name: str, value: Estimate) -> Values:
     return {name: _number(value.mean), f"{name}_sd": _number(value.deviation)}
 
 
@@ -236,4 +240,6 @@ _LATEX = {
 
 
 def _escape_latex(text: str) -> str:
-    return " ".join("".join(_LATEX.get(char, char) for char in text).split())
+    escaped = " ".join("".join(_LATEX.get(char, char) for char in text).split())
+    # A minus, not the hyphen of a name.
+    return re.sub(r"(?<![\w.])-(?=\d)", "$-$", escaped)
