@@ -22,7 +22,8 @@ from gradward.cli_audit_options import (
     what_is_told,
 )
 from gradward.cli_deploy import Json
-from gradward.console import AuditProgress, BatchProgress, show_audit, show_summary
+from gradward.cli_progress import AuditProgress, BatchProgress
+from gradward.console import show_audit, show_summary
 from gradward.losses import LOSSES
 from gradward.state_files import UpdateIs, read_state
 from gradward.training_settings import OPTIMIZERS
@@ -137,7 +138,7 @@ def _audit_one(given: dict[str, Any], out: Path, as_json: bool) -> None:
     check_folder(out)
     told = what_is_told(given)
     try:
-        with AuditProgress() as progress:
+        with AuditProgress([spec.name for spec in told["attacks"]]) as progress:
             result = audit_update(
                 told.pop("model"),
                 read_state(given["global_file"]),

@@ -27,8 +27,8 @@ from gradward.flare.results import forget_local_model
 from gradward.flare.self_attack import NotJudged, SelfAttack
 from gradward.flare.site import Site, open_site, record_private_error
 from gradward.flare.states import read_dxo
+from gradward.report.site_folder import GATE
 
-JOURNAL = "gate.log"
 LIMITED = ("recovered", "rdlv", "reid")
 ACTIONS = ("warn", "strengthen", "withhold")
 ON_FAILURE = ("pass", "withhold")
@@ -168,7 +168,7 @@ class LeakageGate(Filter):
             if not verdict.passes:
                 self._forget(site, fl_ctx)
             with contextlib.suppress(OSError):
-                note(site.job_folder / JOURNAL, verdict.entry())
+                note(site.job_folder / GATE, verdict.entry())
             self._stream(site, verdict, fl_ctx)
         return shareable if verdict.passes else make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR)
 

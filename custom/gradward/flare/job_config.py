@@ -42,7 +42,7 @@ def read_config(folder: Path, name: str) -> Config | None:
             config = None if loaded is None else loaded.to_dict()
     except Exception as error:
         # Each of the formats has errors of its own.
-        raise ValueError(f"{files[0]} cannot be read: {error}") from None
+        raise ValueError(f"{files[0]} cannot be read: {error}; correct it") from None
     if not isinstance(config, dict):
         raise ValueError(f"{files[0]} must be a JSON object, or HOCON, with a reader installed")
     return config

@@ -1,0 +1,222 @@
+"""One plain sentence about each site: what was found over all rounds, and its limits."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from gradward.report.evidence import Evidence, Try, sum_up, tries_of, weigh
+from gradward.report.records import CANARY, LIVE, LeakageRecord
+from gradward.report.table import membership_unknown, show
+
+LEAKS, PARTLY, NONE, UNKNOWN = LEVELS = ("leaks", "partly", "none", "unknown")
+# A recovered fraction this far above every control and above a good guess is more than their
+# scatter, which is a few hundredths on the images that GradWard is tested with.
+VISIBLE: Final = 0.1
+# What luck would bring about more often than once in twenty is not taken for a finding.
+LUCK: Final = 0.05
+
+WORDS: Final = {
+    LEAKS: "Leaks",
+    PARTLY: "Signs of a leak",
+    NONE: "Not recovered",
+    UNKNOWN: "Not known",
+}
+MEANINGS: Final = {
+    LEAKS: "Images were recovered or told apart, and luck does not explain it. Do not go on like "
+    "this: turn a defence on, or a stronger one.",
+    PARTLY: "More than the controls show, but short of a recognised image, or resting on few "
+    "images. Look at the rounds below and at the hospital's own pictures before going on.",
+    NONE: "No more than the controls show. That holds for these attacks within this budget, and "
+    "never means safe.",
+    UNKNOWN: "No attack was scored, so nothing can be said. Find out why before relying on it.",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to tell about one site.
+
+    Attributes:
+        site, subject: as in the records.
+        level: one of :data:`LEVELS`.
+        headline: the finding in a few words.
+        figures: the figures that it rests on; with the headline they make one sentence.
+        limits: what to bear in mind, a sentence each.
+        evidence: of each attack that was scored.
+        tries: all of them.
+    """
+
+    site: str
+    subject: str
+    level: str
+    headline: str
+    figures: str
+    limits: tuple[str, ...]
+    evidence: tuple[Evidence, ...]
+    tries: tuple[Try, ...]
+
+
+def judge(records: Sequence[LeakageRecord], sites: Iterable[str] = ()) -> list[Verdict]:
+    """Judge each site, the gravest first; live updates and canaries are never thrown together.
+
+    Args:
+        records: of a run.
+        sites: that took part, so that one without any record is told as not known.
+    """
+    by_site: dict[tuple[str, str], list[LeakageRecord]] = defaultdict(list)
+    for record in records:
+        by_site[record.site, record.subject].append(record)
+    for site in set(sites) - {record.site for record in records}:
+        by_site[site, LIVE] = []
+    verdicts = [_judge_site(*key, own) for key, own in by_site.items()]
+    return sorted(verdicts, key=lambda v: (LEVELS.index(v.level), in_order(v.site), v.subject))
+
+
+def in_order(site: str) -> list[tuple[int, str]]:
+    """Return a key that sorts site-2 before site-10."""
+    return [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"([0-9]+)", site)]
+
+
+def in_short(verdicts: Sequence[Verdict]) -> str:
+    """Say how many sites there are of each level."""
+    counts = Counter(verdict.level for verdict in verdicts)
+    told = {
+        LEAKS: f"{counts[LEAKS]} leak{'s' * (counts[LEAKS] == 1)}",
+        PARTLY: f"{counts[PARTLY]} show{'s' * (counts[PARTLY] == 1)} signs of a leak",
+        NONE: f"from {counts[NONE]} nothing was recovered",
+        UNKNOWN: f"of {counts[UNKNOWN]} nothing is known",
+    }
+    parts = [words for level, words in told.items() if counts[level]]
+    return f"{_many(len(verdicts), 'site')}: {', '.join(parts)}."
+
+
+def _judge_site(site: str, subject: str, records: Sequence[LeakageRecord]) -> Verdict:
+    tries = tries_of(records)
+    real = [record for record in records if not record.control]
+    missing = Counter(record.status for record in real if record.status != "ok")
+    if not tries:
+        why = ", ".join(f"{status} {count}" for status, count in sorted(missing.items()))
+        why = f"{why or 'no attack on record'}."
+        return Verdict(site, subject, UNKNOWN, "Nothing was scored", why, (), (), ())
+    evidence = weigh(tries)
+    pooled = sum_up("all attacks", tries)
+    level, proof = _level(evidence, pooled)
+    return Verdict(
+        site,
+        subject,
+        level,
+        _headline(level, proof, pooled.control_recovered),
+        _figures(level, proof, len(evidence), pooled.control_recovered),
+        tuple(_limits(level, proof, subject, tries, missing, len(real))),
+        tuple(evidence),
+        tuple(tries),
+    )
+
+
+def _level(evidence: Sequence[Evidence], pooled: Evidence) -> tuple[str, Evidence]:
+    """Return the level and what it rests on: one attack, or all where none found anything."""
+    # More attacks have more luck: the bar is the best of all controls, and chance is shared out.
+    bar = max(0.0, -math.inf if math.isnan(c := pooled.control_recovered) else c)
+    luck = LUCK / len(evidence)
+    ranked = sorted(evidence, key=lambda e: (e.luck, -_or_least(e.recovered)))
+    seen = [e for e in ranked if e.recovered >= bar + VISIBLE]
+    proofs: list[tuple[str, Iterable[Evidence]]] = [
+        (LEAKS, (e for e in seen if e.told_apart)),
+        (LEAKS, (e for e in ranked if e.luck_of_images < luck)),
+        (PARTLY, seen),
+        (PARTLY, (e for e in ranked if e.luck < luck or e.luck_of_rounds < luck)),
+    ]
+    for level, candidates in proofs:
+        for candidate in candidates:
+            return level, candidate
+    return NONE, pooled
+
+
+def _or_least(value: float) -> float:
+    return -math.inf if math.isnan(value) else value
+
+
+def _headline(level: str, found: Evidence, bar: float) -> str:
+    return {
+        (LEAKS, True): "Images can be recognised in what the server rebuilt",
+        (LEAKS, False): "Rebuilt images can be told apart, though they look unlike the true ones",
+        (PARTLY, True): "Images were recovered in part",
+        (PARTLY, False): "The attack did better on the update than luck explains",
+        (NONE, False): "Not recovered by these attacks within this budget",
+    }[level, found.recovered >= max(0.0, _or_least(bar)) + VISIBLE]
+
+
+def _figures(level: str, found: Evidence, attacks: int, bar: float) -> str:
+    who = _many(attacks, "attack") if level == NONE else f"the attack {found.attack}"
+    beside = "starting picture alone" if found.missing_controls == found.runs else "control"
+    return (
+        f"over {_many(found.rounds, 'round')}, {who} {_way(found)} (control {show(bar)} at best) "
+        f"and re-identified images in {found.hits} of {_many(found.tries, 'try')} ({beside}: "
+        f"{found.control_hits} of {found.control_tries}; blind guessing: about "
+        f"{_few(found.by_chance)})."
+    )
+
+
+def _way(found: Evidence) -> str:
+    if math.isnan(found.recovered):
+        return "recovered an undefined fraction"
+    if found.recovered <= 0:
+        return f"got no nearer to an image than a good guess does, {show(found.recovered)} at best"
+    return (
+        f"got {show(found.recovered)} of the way from a good guess to the true image in round "
+        f"{found.best_round}"
+    )
+
+
+def _limits(
+    level: str,
+    found: Evidence,
+    subject: str,
+    tries: Sequence[Try],
+    missing: Counter[str],
+    attempted: int,
+) -> list[str]:
+    limits = []
+    if found.images == 1:
+        limits.append(
+            "All tries are of one image, so that a hit, or many, can be luck: only what was "
+            "recovered of the image can prove a leak here."
+        )
+    else:
+        limits.append(
+            f"The figures are means over the update's images (at least {found.images}): a single "
+            "one may be worse off than the mean shows."
+        )
+    if level == NONE and found.hits > found.control_hits:
+        limits.append(
+            f"{_many(found.hits - found.control_hits, 'hit')} more than the control had is within "
+            "what luck explains."
+        )
+    without = sum(item.control is None for item in tries)
+    if without:
+        limits.append(
+            f"{without} of {len(tries)} attacks had no control; the starting picture stands in."
+        )
+    scorer = "The server" if subject == CANARY else "The site"
+    scored = f"{scorer} scored {len(tries)} of {attempted} attacks"
+    told = ", ".join(f"{count} {status}" for status, count in sorted(missing.items()))
+    limits.append(f"{scored} ({told})." if told else f"{scored}.")
+    if any(item.record.membership == "unknown" for item in tries):
+        limits.append(membership_unknown())
+    if subject == LIVE and level == NONE:
+        limits.append("Attacks that were not tried, or a larger budget, may do better.")
+    return limits
+
+
+def _many(count: int, what: str) -> str:
+    plural = f"{what[:-1]}ies" if what.endswith("y") else f"{what}s"
+    return f"{count} {what if count == 1 else plural}"
+
+
+def _few(expected: float) -> str:
+    return f"{expected:.0f}" if expected >= 10 else f"{expected:.2g}"
