@@ -80,8 +80,12 @@ def test_own_attack_and_filter(repository: Path) -> None:
     follow("docs/extending.md", repository)
     run = repository / "runs" / "my_job"
     records = list(read_records(run / "leakage.jsonl"))
-    assert {record.attack for record in records} == {"SquaresByAdam"}
-    by_site = {record.site: record for record in records if not record.control}
+    assert {record.attack for record in records} == {"SquaresByAdam", "matching"}
+    by_site = {
+        record.site: record
+        for record in records
+        if record.attack == "SquaresByAdam" and not record.control
+    }
     assert by_site["site-1"].status == "ok", by_site["site-1"].reason
     # The example refuses more than four images.
     assert by_site["site-2"].status == by_site["site-3"].status == "skipped"
@@ -92,4 +96,4 @@ def test_own_attack_and_filter(repository: Path) -> None:
     ).state_dict()
     moved = [torch.as_tensor(trained[name]) - before[name] for name in before]
     norm = float(torch.cat([change.flatten() for change in moved]).norm())
-    assert 0 < norm <= 0.05 + 1e-6, "an update longer than the filter's bound was averaged"
+    assert 0 < norm <= 0.1 + 1e-6, "an update longer than the filter's bound was averaged"

@@ -30,8 +30,8 @@ COMMANDS: dict[str, dict[str, str]] = {
             f"{HERE}test_data_are_checked"
         ),
         "gradward run jobs/cxr_high_risk --site-settings gradward.json": (
-            "tests/unit/test_flare_recipe.py::test_a_recipe_writes_the_job_folder_to_the_letter: ten minutes, by "
-            "hand, for the README's figures"
+            "tests/unit/test_flare_recipe.py::test_a_recipe_writes_the_job_folder_to_the_letter: "
+            "ten minutes, by hand, for the README's figures"
         ),
         AUDIT + "--truth truth --out audit": f"{HERE}test_an_update_is_audited",
         "make poc": POC,
