@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOB ?= jobs/quickstart
 
-.PHONY: demo poc poc-stop picture test test-fast lint format clean
+.PHONY: demo poc poc-stop picture figures test test-fast lint format clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/gradward run $(JOB)
@@ -20,6 +20,14 @@ poc-stop: $(VENV)/.runtime
 picture: demo
 	cp runs/quickstart/workspace.private/site-1/jobs/simulate_job/pictures/round-2-matching.png \
 	    docs/quickstart-site-1.png
+
+# Every plot and table of the benchmarks, from the results that are kept; measures nothing.
+figures: $(VENV)/.runtime
+	$(BIN)/python benchmarks/attacks.py --report
+	$(BIN)/python benchmarks/defenses.py --report
+	$(BIN)/python benchmarks/one_image_sites.py --set chest-xray --report
+	$(BIN)/python benchmarks/one_image_sites.py --set histology --report
+	cp benchmarks/results/defenses/frontier.png docs/defense-frontier.png
 
 # Two processes, for federations mostly wait.
 test: $(VENV)/.dev

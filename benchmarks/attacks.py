@@ -105,11 +105,18 @@ def main(
         ):
             click.echo(f"this GradWard has no attack {name!r}: it is left out")
         cells = plan(attacked, pictures, seeds, cpu_seconds, tools)
-        run_study(cells, store, runner(peers), cache, click.echo)
-        if "labels" in cases:
-            count_labels(COUNTINGS, pictures, seeds, out, cache, click.echo)
-        if "cost" in cases:
-            measure_costs(COSTS, out, cache, click.echo)
+        try:
+            run_study(cells, store, runner(peers), cache, click.echo)
+            if "labels" in cases:
+                count_labels(COUNTINGS, pictures, seeds, out, cache, click.echo)
+            if "cost" in cases:
+                measure_costs(COSTS, out, cache, click.echo)
+        except KeyboardInterrupt:
+            done = sum(store.done(cell) for cell in cells)
+            raise click.ClickException(
+                f"stopped; {done} of {len(cells)} cells are done and kept in {out}; the same call "
+                "goes on with the others, --report shows these"
+            ) from None
         write_versions(out, peers.versions)
     for file in write_report(out):
         click.echo(file)

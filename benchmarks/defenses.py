@@ -90,7 +90,14 @@ def main(
     )
     store = ResultStore(files["certified" if certified else "frontier"])
     effort = QUICK if quick else CERTIFIED_EFFORT if certified else FULL
-    run_study(cells, chosen, store, effort, out / "sheets", say=click.echo)
+    try:
+        run_study(cells, chosen, store, effort, out / "sheets", say=click.echo)
+    except KeyboardInterrupt:
+        done = sum(store.done(cell) for cell in cells)
+        raise click.ClickException(
+            f"stopped; {done} of {len(cells)} cells are done and kept in {out}; the same call goes "
+            "on with the others, --report shows these"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gradward.remaining import Steps
+
 from .cases import CASES
 from .contenders import CONTENDERS, Contender, Outcome, run_ours
 from .instances import Instance, make_instance
@@ -55,21 +57,26 @@ def run_study(cells: Sequence[Cell], store: Store, run: Run, cache: Path, say: S
         store: of the records.
         run: runs a contender.
         cache: folder of trained models.
-        say: told of every record.
+        say: told of every record, of how many cells there are and how long the rest takes.
+
+    Raises:
+        KeyboardInterrupt: the records so far are in the store.
     """
     missing = [cell for cell in cells if not store.done(cell)]
+    steps = Steps(len(missing))
     for (name, picture, seed), group in groupby(missing, lambda c: (c.case, c.picture, c.seed)):
         try:
             instance = make_instance(CASES[name], picture, seed, cache)
         except IndexError as error:
             say(f"{name}: {error}")
+            steps.skip(len(list(group)))
             continue
         by_name = {contender.name: contender for contender in CONTENDERS[name]}
         for cell in group:
             outcome = run(by_name[cell.contender], instance, cell.budget)
             record = record_of(cell, outcome, instance)
             store.add(record)
-            say(_line(record))
+            say(f"{steps.next()} {_line(record)}")
 
 
 def runner(peers: Peers) -> Run:

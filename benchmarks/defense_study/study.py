@@ -13,6 +13,7 @@ from torch import nn
 
 from gradward.data import DataError
 from gradward.metrics.judge import train_judge
+from gradward.remaining import Steps
 from gradward.training import State
 
 from .adapted import attack_adapted
@@ -81,15 +82,20 @@ def run_study(
         effort: quick or full.
         sheets: folder of contact sheets, of the first seed and a setting in the middle of each
             arm's range; None draws none.
-        say: told of every cell.
+        say: told of every cell, of how many there are and how long the rest takes.
+
+    Raises:
+        KeyboardInterrupt: the results so far are in the store.
     """
     missing = [cell for cell in cells if not store.done(cell)]
+    steps = Steps(len(missing))
     for (name, seed), group in groupby(missing, key=lambda cell: (cell.set, cell.seed)):
         with TemporaryDirectory(prefix="gradward-study-") as scratch:
             try:
                 bench = Bench.open(name, seed, effort, Path(scratch))
             except DataError as error:
                 say(f"{name}: {error}")
+                steps.skip(len(list(group)))
                 continue
             for cell in group:
                 arm = arms.get(cell.arm)
@@ -98,7 +104,7 @@ def run_study(
                 )
                 result = run_cell(cell, arm, bench, effort, sheets if shown else None)
                 store.add(result)
-                say(_line(result))
+                say(f"{steps.next()} {_line(result)}")
 
 
 def run_cell(

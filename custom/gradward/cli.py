@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +10,44 @@ import click
 
 from gradward import __version__
 from gradward.cli_audit import audit
-from gradward.cli_deploy import COMMANDS
+from gradward.cli_deploy import COMMANDS, JobFolder
+from gradward.cli_progress import RunProgress
 from gradward.cli_report import report
-from gradward.console import RunProgress, show_result
+from gradward.console import show_result
 from gradward.data import DataError, load_public_set, load_split
 from gradward.data.catalog import dataset_spec
+from gradward.json_files import JsonFileError, read_json_object
 from gradward.report.records import FILE_NAME
 
 
-@click.group()
+class _Commands(click.Group):
+    """Commands that tell of a file that cannot be read or written without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            where, reason = error.filename, error.strerror or str(error)
+            if isinstance(error, shutil.Error) and isinstance(error.args[0], list):
+                _, where, reason = error.args[0][0]
+                reason = reason.partition(": ")[0]
+            raise click.ClickException(
+                f"{where or 'a file'} cannot be read or written: {reason}; correct its name or "
+                "rights, or make room"
+            ) from None
+
+
+@click.group(cls=_Commands)
 @click.version_option(__version__)
 def main() -> None:
     """Tell how much of its patients' images a federation's updates give away."""
 
 
 @main.command()
-@click.argument("job", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("job", type=JobFolder())
 @click.option("--sites", type=click.IntRange(1), help="Number of sites; the job's own by default.")
 @click.option(
     "--workspace",
@@ -33,6 +55,13 @@ def main() -> None:
     help="Run folder; runs/<job> by default. An earlier run in it is replaced.",
 )
 @click.option("--seed", type=click.IntRange(0), help="Seed instead of the job's.")
+@click.option(
+    "--set",
+    "settings",
+    metavar="COMPONENT.ARGUMENT=VALUE",
+    multiple=True,
+    help="Change a setting of the job for this run, e.g. UpdateNoise.fraction=0.1; repeatable.",
+)
 @click.option("--threads", type=click.IntRange(1), help="Sites at the same time; all by default.")
 @click.option("--gpu", help="GPU ids as NVFlare takes them, e.g. '0,1'; CPU by default.")
 @click.option(
@@ -45,20 +74,22 @@ def run(
     sites: int | None,
     workspace: Path | None,
     seed: int | None,
+    settings: tuple[str, ...],
     threads: int | None,
     gpu: str | None,
     site_settings: Path | None,
 ) -> None:
     """Run JOB in NVFlare's simulator and show what leaked."""
+    from gradward.flare.job_settings import SettingError, changed_job
     from gradward.flare.simulator import LOG_FILE, RunError, run_in_simulator, sites_of
 
     job = job.resolve()
     folder = workspace or Path("runs") / job.name
     progress = RunProgress(job.name)
     try:
-        with progress:
+        with changed_job(job, settings) as changed, progress:
             finished = run_in_simulator(
-                job,
+                changed,
                 folder,
                 sites=sites_of(job, sites),
                 threads=threads,
@@ -67,17 +98,28 @@ def run(
                 site_settings=site_settings,
                 watch=progress.show,
             )
-    except RunError as error:
+    except (RunError, SettingError) as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
-        raise click.ClickException(f"stopped; {folder} keeps what was there") from None
-    if finished.exit_code:
+        raise click.ClickException(f"stopped; {_kept(folder)}") from None
+    if finished.exit_code or not (folder / FILE_NAME).is_file():
         raise click.ClickException(
-            f"the simulator ended with code {finished.exit_code}; see {folder / LOG_FILE}"
+            f"{job.name} did not run to its end. {finished.reason}\n"
+            f"Everything that was logged is in {folder / LOG_FILE}"
         )
-    if not (folder / FILE_NAME).is_file():
-        raise click.ClickException(f"the run left no {FILE_NAME}; see {folder / LOG_FILE}")
     show_result(folder)
+    for trouble in finished.troubles:
+        click.echo(f"Warning: {trouble}", err=True)
+
+
+def _kept(folder: Path) -> str:
+    """Say what an interrupted run leaves."""
+    file = folder / FILE_NAME
+    number = len(file.read_text(encoding="utf-8").splitlines()) if file.is_file() else 0
+    if not number:
+        return f"nothing was scored yet; {folder} holds the logs"
+    records, them = ("1 record is", "it") if number == 1 else (f"{number} records are", "them")
+    return f"{records} kept; `gradward report {folder}` shows {them}"
 
 
 @main.command()
@@ -115,9 +157,14 @@ def data(
 
 def _data_of(site_settings: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(site_settings.read_text(encoding="utf-8")).get("data", {}))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise click.ClickException(f"{site_settings} is no gradward.json: {error}") from None
+        data = read_json_object(site_settings).get("data", {})
+    except JsonFileError as error:
+        raise click.ClickException(str(error)) from None
+    if not isinstance(data, dict):
+        raise click.ClickException(
+            f"{site_settings}: 'data' must map data set names to objects, as in docs/deployment.md"
+        )
+    return data
 
 
 for command in (audit, report, *COMMANDS):

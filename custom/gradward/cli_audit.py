@@ -8,12 +8,12 @@ from typing import Any, get_args
 
 import click
 
-from gradward.attacks import ATTACK_NAMES
 from gradward.attacks.spec import LEARNING_ATTACKS
 from gradward.audit import audit_update, audit_updates
 from gradward.audit.folder import check_folder
 from gradward.audit.update import CPU_SECONDS
 from gradward.cli_audit_options import (
+    AttackName,
     Labels,
     the_device,
     truth_of,
@@ -22,7 +22,8 @@ from gradward.cli_audit_options import (
     what_is_told,
 )
 from gradward.cli_deploy import Json
-from gradward.console import AuditProgress, BatchProgress, show_audit, show_summary
+from gradward.cli_progress import AuditProgress, BatchProgress
+from gradward.console import show_audit, show_summary
 from gradward.losses import LOSSES
 from gradward.state_files import UpdateIs, read_state
 from gradward.training_settings import OPTIMIZERS
@@ -74,7 +75,12 @@ FILE = click.Path(path_type=Path)
     help="Folder of the true images: scores everything. Of several updates it holds a folder each, "
     "named like the update's file.",
 )
-@click.option("--attack", type=click.Choice(ATTACK_NAMES), multiple=True, help="All by default.")
+@click.option(
+    "--attack",
+    type=AttackName(),
+    multiple=True,
+    help="All by default. One of your own as package.module.Class.",
+)
 @click.option(
     "--learned-prior",
     type=float,
@@ -132,7 +138,7 @@ def _audit_one(given: dict[str, Any], out: Path, as_json: bool) -> None:
     check_folder(out)
     told = what_is_told(given)
     try:
-        with AuditProgress() as progress:
+        with AuditProgress([spec.name for spec in told["attacks"]]) as progress:
             result = audit_update(
                 told.pop("model"),
                 read_state(given["global_file"]),

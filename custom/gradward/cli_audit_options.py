@@ -36,6 +36,17 @@ class Labels(click.ParamType):
             self.fail(f"{value!r} must be class indices like 0 or 1,0,1", param, ctx)
 
 
+class AttackName(click.Choice[str]):
+    """The name of an attack, or the path of one's own."""
+
+    def __init__(self) -> None:
+        super().__init__(ATTACK_NAMES)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Leave a path as it is, for who builds the attack says what is wrong with it."""
+        return value if "." in value else super().convert(value, param, ctx)
+
+
 def updates_of(given: dict[str, Any]) -> list[Path] | None:
     """Return the files of several updates, or None where one is named by its file.
 
@@ -81,8 +92,8 @@ def what_is_told(given: dict[str, Any]) -> dict[str, Any]:
             )
         }
     )
-    if ":" in given["model"]:
-        # A network of one's own lies where one stands, as for `python -m`.
+    if ":" in given["model"] or any("." in name for name in given["attack"]):
+        # What is one's own lies where one stands, as for `python -m`.
         sys.path.insert(0, str(Path.cwd()))
     model = build_model(
         given["model"],
@@ -104,7 +115,7 @@ def what_is_told(given: dict[str, Any]) -> dict[str, Any]:
         else read_public_folder(given["public"], form, given["classes"], "--public"),
         "attacks": [
             AttackSpec(
-                name,
+                **({"path": name} if "." in name else {"name": name}),
                 restarts=given["restarts"],
                 **({"learned_prior": given["learned_prior"]} if name in LEARNING_ATTACKS else {}),
             )

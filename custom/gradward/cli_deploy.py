@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from gradward.console import RunProgress, show_result
+from gradward.cli_progress import RunProgress
+from gradward.console import show_result
 from gradward.report.page import build_report
 from gradward.report.records import FILE_NAME
 
@@ -40,6 +41,24 @@ def export(name: str, out: Path | None, no_custom: bool) -> None:
     click.echo(f"{folder}: run it with `gradward run {folder}` or submit it to a federation")
 
 
+class JobFolder(click.Path):
+    """A job folder that is there."""
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return its path, or say where job folders come from."""
+        if not Path(value).exists():
+            self.fail(
+                f"there is no folder {str(value)!r} here; `gradward export NAME` writes a job "
+                "folder, e.g. of quickstart",
+                param,
+                ctx,
+            )
+        return super().convert(value, param, ctx)
+
+
 class Json(click.ParamType):
     """An option in JSON."""
 
@@ -60,7 +79,7 @@ class Json(click.ParamType):
 
 
 @click.command()
-@click.argument("job", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("job", type=JobFolder())
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write.")
 @click.option("--model", required=True, help="The job's network: a name, or package.module:Class.")
 @click.option("--model-options", type=Json(dict), default={}, help="Its further arguments.")
@@ -173,7 +192,7 @@ def configure(
 
 
 @click.command()
-@click.argument("job", type=FOLDER)
+@click.argument("job", type=JobFolder())
 @click.option("--kit", type=FOLDER, required=True, help="Startup kit of an administrator or lead.")
 @click.option(
     "--out",
@@ -185,16 +204,25 @@ def configure(
 @click.option("--timeout", type=float, default=0.0, help="Seconds to wait; no limit by default.")
 def submit(job: Path, kit: Path, out: Path, timeout: float) -> None:
     """Submit JOB to a running federation, follow it, download its result and show what leaked."""
+    from gradward.flare.job_folder import RunError, check_job
     from gradward.flare.submission import SubmissionError, submit_job
 
-    progress = RunProgress(job.resolve().name)
+    progress, taken = RunProgress(job.resolve().name), list[str]()
     try:
+        check_job(job)
         with progress:
-            done = submit_job(job, kit, out, timeout=timeout, watch=progress.show)
-    except SubmissionError as error:
+            done = submit_job(
+                job, kit, out, timeout=timeout, watch=progress.show, accepted=taken.append
+            )
+    except (RunError, SubmissionError) as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
-        raise click.ClickException("stopped watching; the job goes on") from None
+        if not taken:
+            raise click.ClickException("stopped; nothing was submitted") from None
+        raise click.ClickException(
+            f"stopped watching; job {taken[0]} goes on: `nvflare job monitor {taken[0]}` follows "
+            f"it, `nvflare job abort {taken[0]}` ends it"
+        ) from None
     click.echo(f"Job         {done.job}")
     if (done.folder / FILE_NAME).is_file():
         build_report(done.folder)

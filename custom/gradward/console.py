@@ -1,23 +1,12 @@
-"""What a run looks like in a terminal: a line that follows it, and the table that it ends with."""
+"""What a command tells at its end: a table, how to read it, and where everything is."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import click
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
 
-from gradward.audit import AuditResult, AuditSummary, UpdateAudit
+from gradward.audit import AuditResult, AuditSummary
 from gradward.audit.result import FILE_NAME as AUDIT_FILE
 from gradward.audit.summary import FILE_NAME as SUMMARY_FILE
 from gradward.report.audit_table import (
@@ -26,111 +15,14 @@ from gradward.report.audit_table import (
     how_to_read_summary,
     summary_table,
 )
+from gradward.report.compare.rows import RunComparison
+from gradward.report.compare.tables import comparison_table, warnings
 from gradward.report.records import FILE_NAME, read_records
+from gradward.report.site_folder import page_of, site_folders
 from gradward.report.status import not_finished
 from gradward.report.table import how_to_read, leakage_table, membership_unknown
 
 console = Console()
-messages = Console(stderr=True)
-
-
-class RunProgress:
-    """One line that follows a run: phase, round, sites heard, audits open."""
-
-    def __init__(self, job: str) -> None:
-        self._job = job
-        self._last = ""
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task(f"{job}: starting", total=None)
-
-    def __enter__(self) -> RunProgress:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
-
-    def show(self, status: dict[str, Any]) -> None:
-        """Show the entries of the server's status file."""
-        if not status:
-            return
-        line = f"{self._job}: {status['phase']}"
-        if "round" in status:
-            line += (
-                f", round {status['round'] + 1} of {status['rounds']}, "
-                f"{status['sites_heard']} of {status['sites']} sites heard, "
-                f"{status['audits_open']} audits open"
-            )
-            done = status["round"] + status["sites_heard"] / max(status["sites"], 1)
-            self._progress.update(self._task, total=status["rounds"], completed=done)
-        self._progress.update(self._task, description=line)
-        if line != self._last and not console.is_terminal:
-            click.echo(line)
-        self._last = line
-
-
-class AuditProgress:
-    """A bar for each attack of an audit, on stderr; a line each where that is no terminal."""
-
-    def __init__(self) -> None:
-        self._tasks: dict[str, TaskID] = {}
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TimeElapsedColumn(),
-            console=messages,
-            disable=not messages.is_terminal,
-        )
-
-    def __enter__(self) -> AuditProgress:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
-
-    def show(self, attack: str, share: float) -> None:
-        """Show that ``share`` of an attack's budget is spent."""
-        if attack not in self._tasks:
-            self._tasks[attack] = self._progress.add_task(attack, total=1.0)
-            if not messages.is_terminal:
-                click.echo(f"{attack} ...", err=True)
-        self._progress.update(self._tasks[attack], completed=share)
-
-
-class BatchProgress:
-    """How many of several updates are finished, on stderr; nothing where that is no terminal."""
-
-    def __init__(self, total: int) -> None:
-        self.finished = 0
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=messages,
-            disable=not messages.is_terminal,
-        )
-        self._task = self._progress.add_task("updates", total=total)
-
-    def __enter__(self) -> BatchProgress:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
-
-    def show(self, update: UpdateAudit, finished: int, total: int) -> None:
-        """Show that one more update is finished."""
-        self.finished = finished
-        self._progress.update(self._task, completed=finished)
 
 
 def show_audit(result: AuditResult, folder: Path) -> None:
@@ -180,3 +72,19 @@ def show_result(folder: Path) -> None:
             highlight=False,
             soft_wrap=True,
         )
+    for job_folder in site_folders(folder):
+        if (page := page_of(job_folder)).is_file():
+            console.print(f"Site's page {page}", highlight=False, soft_wrap=True)
+
+
+def show_comparison(comparison: RunComparison, folder: Path) -> None:
+    """Print what must be known of several runs, their table in short, and where all of it is."""
+    for line in warnings(comparison):
+        console.print(line, highlight=False, markup=False)
+    console.print(comparison_table(comparison))
+    swept = comparison.axis or "no single numeric setting in which the runs differ"
+    console.print(f"Swept       {swept}", highlight=False, markup=False)
+    console.print(f"Comparison  {folder / 'index.html'}", highlight=False, soft_wrap=True)
+    console.print(
+        f"Tables      {folder}/compare.csv, .json, .md, .tex", highlight=False, soft_wrap=True
+    )

@@ -162,7 +162,9 @@ def train_locally(
         FloatingPointError: the loss is no longer finite.
     """
     if not len(source):
-        raise ValueError("there are no training images")
+        raise ValueError(
+            "there are no training images; see what `gradward data` says of the data set"
+        )
     if secret is None:
         if settings.draws_noise:
             raise ValueError("these settings draw noise, which needs a secret generator of its own")
@@ -180,7 +182,9 @@ def train_locally(
                 raise TrainingAborted("local training was aborted")
             batch = source.batch(indices)
             if perturbed_only and not batch.perturbed:
-                raise RawBatchRefused("this site trains on perturbed images only")
+                raise RawBatchRefused(
+                    "this site trains on perturbed images only; give the job a perturbation"
+                )
             if batch.perturbed:
                 run.perturbed_samples += len(batch.labels)
             else:

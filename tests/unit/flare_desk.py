@@ -25,6 +25,7 @@ from gradward.flare.experiment import Experiment
 from gradward.flare.perturber import Perturbation, PerturbedImages
 from gradward.flare.states import as_arrays
 from gradward.flare.trainer import LocalTrainer
+from gradward.report.perturbed_pictures import RememberedPictures
 from gradward.training import Batch, state_copy
 
 from .fake_engine import context
@@ -96,7 +97,7 @@ class FlatPerturbation(Perturbation):
         self, site: Any, experiment: Any, images: ImageSet, fl_ctx: Any, number: int
     ) -> PerturbedImages:
         views = FlatViews(images.labels, images.images.shape[1:])
-        return PerturbedImages(views, "class", "flat-1")
+        return PerturbedImages(RememberedPictures(views), "class", "flat-1")
 
     def strengthen(self, site: Any, factor: float) -> None:
         self.strengthened.append(factor)

@@ -55,7 +55,7 @@ def test_broken_site_settings_are_named(tmp_path: Path) -> None:
     file = tmp_path / "gradward.json"
     file.write_text("[")
     result = call("data", "histology", "--site-settings", str(file))
-    assert result.exit_code == 1 and "is no gradward.json" in result.output
+    assert result.exit_code == 1 and "gradward.json, line 1, column 2 is not JSON" in result.output
 
 
 def test_sites_are_the_jobs_own_unless_a_number_is_asked() -> None:

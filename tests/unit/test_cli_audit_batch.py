@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -90,7 +91,11 @@ def test_a_folder_of_updates(desk: Path) -> None:
         assert heading in words
     assert "site-3: rejected, the update: 'fc.bias' has values that are not finite" in words
     assert "2 of 3 updates were audited. Only what exceeds the control was leaked" in words
-    assert result.stderr == "" and "jane-doe" not in result.output
+    told = [line.partition(" updates") for line in result.stderr.splitlines()]
+    assert [begin for begin, _, _ in told] == ["1 of 3", "2 of 3", "3 of 3"]
+    assert all("left: " in rest for _, _, rest in told[:2])
+    assert "\r" not in result.stderr and "\x1b" not in result.stderr
+    assert "jane-doe" not in result.output
     summary = json.loads(Path("out", "summary.json").read_text())
     assert [item["status"] for item in summary["updates"]] == ["ok", "ok", "rejected"]
     for item in summary["updates"][:2]:
@@ -131,7 +136,9 @@ def test_ctrl_c_keeps_what_is_finished_and_leaves_nothing_running(desk: Path) ->
     # It returns once no process is left that could write to either.
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 1 and output == ""
-    assert errors == "Error: stopped; 1 of 2 updates are finished and kept in out\n"
+    told, stopped = errors.splitlines()
+    assert re.fullmatch(r"1 of 2 updates, (about|a few) .+ left: site-1, ok", told)
+    assert stopped == "Error: stopped; 1 of 2 updates are finished and kept in out"
     assert sorted(path.name for path in Path("out").iterdir()) == ["site-1", "summary.json"]
     summary = json.loads(Path("out", "summary.json").read_text())
     assert (summary["finished"], summary["total"]) == (1, 2)

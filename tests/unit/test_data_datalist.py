@@ -22,6 +22,7 @@ from gradward.data import (
     load_public_set,
     load_split,
 )
+from gradward.data.entries import entries_of
 
 needs_data = pytest.mark.skipif(
     data_root() is None, reason="no sample data: set GRADWARD_DATA to run this on real images"
@@ -61,6 +62,18 @@ def test_site_key_wins_over_training(tmp_path: Path) -> None:
     truth = np.asarray(Image.open(tmp_path / "jane-doe-12.png")) / 255
     np.testing.assert_allclose(own.images[2, 0], truth, atol=1e-6)
     assert len(_load(spec | {"training": "open"})) == 40
+
+
+def test_a_privacy_officer_finds_each_image_by_its_name(tmp_path: Path) -> None:
+    own = _load(_write(tmp_path))
+    assert own.names is not None
+    for name, image in zip(own.names, own.images, strict=True):
+        np.testing.assert_allclose(image[0], np.asarray(Image.open(name)) / 255, atol=1e-6)
+    assert own.subset([3, 1]).names == (own.names[3], own.names[1])
+    slices = [{"image": "scan.nii", "label": 0, "slice": 7, "volume": 1}]
+    assert entries_of(slices, "training", tmp_path, {}, "a list")[0].name == (
+        f"{tmp_path / 'scan.nii'}[volume 1][slice 7]"
+    )
 
 
 def test_one_held_out_key_is_halved_by_patient(tmp_path: Path) -> None:

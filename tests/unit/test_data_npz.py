@@ -80,6 +80,17 @@ def test_pixels_and_labels_are_those_of_the_file(tmp_path: Path) -> None:
     assert images.labels.tolist() == raw["test_labels"].ravel().tolist()
 
 
+def test_a_privacy_officer_finds_each_image_by_its_name(tmp_path: Path) -> None:
+    spec = _write(tmp_path)
+    images = _load(spec, "training", "site-2")
+    assert images.names is not None
+    with np.load(spec["path"]) as file:
+        for name, image in zip(images.names, images.images, strict=True):
+            path, array, place = name.removesuffix("]").replace("]", "").split("[")
+            assert (path, array) == (spec["path"], "train_images")
+            np.testing.assert_allclose(image[0], file[array][int(place)] / 255, atol=1e-6)
+
+
 def test_shares_and_colour(tmp_path: Path) -> None:
     colour = np.random.default_rng(1).integers(0, 256, (60, 12, 12, 3), dtype=np.uint8)
     spec = _write(tmp_path, train_images=colour) | {"shares": [0.5, 0.25, 0.25]}

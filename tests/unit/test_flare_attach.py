@@ -71,6 +71,7 @@ def test_their_parts_stay_and_ours_come_after(tmp_path: Path) -> None:
     assert classes(server["components"][1:]) == [
         "Experiment",
         "InversionAuditor",
+        "RunLog",
         "LiveTBAnalyticsReceiver",
     ]
     assert client["executors"][0] == CLIENT["executors"][0]
@@ -174,6 +175,33 @@ def test_apps_per_site_are_all_audited(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "app" / "config" / "config_fed_client.json").exists()
     note = tmp_path / "out" / "app_site-1" / "custom" / "README.txt"
     assert "class_allow_list" in note.read_text()
+
+
+def test_the_server_is_told_of_defences_in_apps_that_it_does_not_get(tmp_path: Path) -> None:
+    pruning = "nvflare.app_common.filters.PercentilePrivacy"
+    filters = [
+        {"tasks": ["train"], "filters": [{"path": pruning, "args": {"percentile": 20}}]},
+        {"tasks": ["validate"], "filters": [{"path": "theirs.Other", "args": {}}]},
+    ]
+    job = write_job(tmp_path / "job", deploy_map={"app": ["server"], "app_ward": ["site-7"]})
+    (job / "app_ward" / "config").mkdir(parents=True)
+    (job / "app" / "config" / "config_fed_client.json").unlink()
+    (job / "app_ward" / "config" / "config_fed_client.json").write_text(
+        json.dumps(CLIENT | {"task_result_filters": filters})
+    )
+    attach_audit(job, tmp_path / "out", AuditParts(EXPERIMENT, AUDITOR))
+    config = tmp_path / "out" / "app" / "config" / "config_fed_server.json"
+    parts = json.loads(config.read_text())["components"]
+    log = next(part for part in parts if part["id"] == "gradward_run_log")
+    assert log["args"]["other_defences"] == [
+        {
+            "sites": ["site-7"],
+            "kind": "update_filter",
+            "name": "PercentilePrivacy",
+            "settings": {"percentile": 20},
+        }
+    ]
+    instantiate_class(log["path"], log["args"])
 
 
 @pytest.mark.parametrize(

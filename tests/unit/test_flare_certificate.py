@@ -20,7 +20,6 @@ from nvflare.app_common.widgets.streaming import AnalyticsSender
 from gradward.data import ImageSet
 from gradward.defenses.ledger import PrivacyLedger
 from gradward.flare.certificate import banded, may_be_measured
-from gradward.flare.gate import JOURNAL as GATE_JOURNAL
 from gradward.flare.gate import LeakageGate
 from gradward.flare.guard import PerturbationGuard
 from gradward.flare.perturber import Perturbation, PerturbedImages
@@ -30,6 +29,7 @@ from gradward.flare.protocol import SCORE_TASK, ScoreReply, ScoreRequest
 from gradward.flare.receipt import MODE_META, PERTURBED_META
 from gradward.flare.scorer import LeakageScorer
 from gradward.flare.site import Site, open_site
+from gradward.report.site_folder import GATE
 from gradward.training import TrainingSettings
 
 from .flare_desk import Desk, FlatPerturbation, FlatViews, experiment
@@ -263,7 +263,7 @@ def test_the_gate_decides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     fl_ctx = desk.task("train")
     reply = desk.answer(fl_ctx, perturbed=False)
     assert gate.process(reply, fl_ctx) is reply
-    assert not (tmp_path / "gradward" / "jobs" / "job-1" / GATE_JOURNAL).exists()
+    assert not (tmp_path / "gradward" / "jobs" / "job-1" / GATE).exists()
 
 
 @pytest.mark.parametrize(("min_patients", "allowed"), [(50, False), (2, True)])

@@ -12,8 +12,9 @@ from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 
-from gradward.flare.gate import JOURNAL, LeakageGate
+from gradward.flare.gate import LeakageGate
 from gradward.metrics.scores import Scores
+from gradward.report.site_folder import GATE
 
 from .flare_desk import Desk, experiment
 
@@ -61,7 +62,7 @@ def test_it_withholds_an_update_that_leaks_and_lets_a_defended_one_go(
     fl_ctx = desk.task("train", "task-2")
     defended = desk.answer(fl_ctx, 1)
     assert gate.process(defended, fl_ctx) is defended
-    withheld, passed = desk.journal(JOURNAL)
+    withheld, passed = desk.journal(GATE)
     assert withheld["verdict"] == "withheld" and withheld["recovered"] > 0.3
     assert passed["verdict"] == "passed" and passed["recovered"] < 0.1
 
@@ -83,7 +84,7 @@ def test_a_warning_lets_it_go(desk: Desk, measured: dict[str, float]) -> None:
     measured["recovered"] = 0.9
     fl_ctx, raw = trained(desk)
     assert LeakageGate(**ATTACK, action="warn").process(raw, fl_ctx) is raw
-    assert desk.journal(JOURNAL)[-1]["reason"] == "recovered beyond the limit in round 0"
+    assert desk.journal(GATE)[-1]["reason"] == "recovered beyond the limit in round 0"
 
 
 def test_strengthening_is_for_the_next_rounds(desk: Desk, measured: dict[str, float]) -> None:
@@ -107,7 +108,7 @@ def test_what_cannot_be_strengthened_is_withheld_all_the_same(
         errors.mkdir(parents=True)
     gate = LeakageGate(**ATTACK, action="strengthen", on_failure="pass")
     assert gate.process(raw, fl_ctx) == WITHHELD
-    assert "could not be strengthened" in desk.journal(JOURNAL)[-1]["reason"]
+    assert "could not be strengthened" in desk.journal(GATE)[-1]["reason"]
     assert errors.is_file() == noted
 
 
@@ -146,7 +147,7 @@ def test_an_update_that_was_not_judged_goes_by_configuration(
         monkeypatch.setattr("gradward.flare.self_attack.run_portfolio", explode)
     reply = LeakageGate(**options, on_failure=on_failure).process(raw, fl_ctx)
     assert reply == WITHHELD if on_failure == "withhold" else reply is raw
-    entry = desk.journal(JOURNAL)[-1]
+    entry = desk.journal(GATE)[-1]
     assert failure in entry["reason"] and "smith" not in json.dumps(entry)
 
 
@@ -157,7 +158,7 @@ def test_an_attack_that_broke_is_a_failure(desk: Desk, monkeypatch: pytest.Monke
     monkeypatch.setattr("gradward.attacks.matching.MatchingOptions.run", diverge)
     fl_ctx, raw = trained(desk)
     assert LeakageGate(**ATTACK).process(raw, fl_ctx) == WITHHELD
-    assert "matching broke" in desk.journal(JOURNAL)[-1]["reason"]
+    assert "matching broke" in desk.journal(GATE)[-1]["reason"]
 
 
 def test_only_updates_of_gated_rounds_and_sites_are_attacked(

@@ -25,9 +25,10 @@ from nvflare.apis.workspace import Workspace
 from nvflare.private.fed.app.fl_conf import create_privacy_manager
 
 from gradward.defenses.noise import new_secret
-from gradward.flare.guard import JOURNAL, PerturbationGuard
+from gradward.flare.guard import PerturbationGuard
 from gradward.flare.protocol import SCORE_NAMES, SCORE_TASK, ScoreReply
 from gradward.flare.receipt import MODE_META, PERTURBED_META, RECEIPT_META, Receipt, ReceiptError
+from gradward.report.site_folder import GUARD
 
 from .flare_desk import Desk, experiment
 
@@ -40,7 +41,7 @@ class GuardedDesk(Desk):
     def reason(self, reply: Shareable, fl_ctx: FLContext) -> str:
         """Why the guard blocks this reply; fails if it does not."""
         assert_empty(self.guard.process(reply, fl_ctx))
-        return str(self.journal(JOURNAL)[-1]["reason"])
+        return str(self.journal(GUARD)[-1]["reason"])
 
 
 def assert_empty(answer: Shareable) -> None:
@@ -70,8 +71,8 @@ def test_a_perturbed_update_passes_unchanged_and_leaves_its_receipt(desk: Guarde
         MODE_META: "class",
         PERTURBED_META: 16,
     }
-    assert desk.journal(JOURNAL)[-1]["verdict"] == "passed"
-    assert desk.journal(JOURNAL)[-1]["version"] == "flat-1"
+    assert desk.journal(GUARD)[-1]["verdict"] == "passed"
+    assert desk.journal(GUARD)[-1]["version"] == "flat-1"
 
 
 def test_a_guard_of_the_job_follows_one_of_the_site(desk: GuardedDesk) -> None:
@@ -107,7 +108,7 @@ def test_a_sites_own_policy_guards_a_job_that_never_mentions_it(desk: GuardedDes
         passed = apply_filters("task_result_filters", reply, fl_ctx, filters, "train", "out")
         codes.append(passed.get_return_code())
     assert codes == [ReturnCode.OK, ReturnCode.TASK_RESULT_FILTER_ERROR]
-    assert [entry["verdict"] for entry in desk.journal(JOURNAL)] == ["passed"] * 2 + ["blocked"]
+    assert [entry["verdict"] for entry in desk.journal(GUARD)] == ["passed"] * 2 + ["blocked"]
 
 
 def test_the_local_model_passes_with_the_receipt_of_its_round(desk: GuardedDesk) -> None:
@@ -116,7 +117,7 @@ def test_the_local_model_passes_with_the_receipt_of_its_round(desk: GuardedDesk)
     passed = desk.guard.process(desk.answer(fl_ctx), fl_ctx)
     assert from_shareable(passed).data_kind == DataKind.WEIGHTS
     assert RECEIPT_META not in from_shareable(passed).meta
-    assert desk.journal(JOURNAL)[-1]["round"] == 3
+    assert desk.journal(GUARD)[-1]["round"] == 3
 
 
 def test_metrics_scores_and_error_replies_pass(desk: GuardedDesk) -> None:
@@ -401,7 +402,7 @@ def test_none_of_a_thousand_spoilt_updates_passes(desk: GuardedDesk) -> None:
         spoilt = rng.choice(spoilers)(copy.deepcopy(good), rng)
         assert_empty(desk.guard.process(spoilt, fl_ctx))
     assert desk.guard.process(good, fl_ctx).get_return_code() == ReturnCode.OK
-    assert len(desk.journal(JOURNAL)) == 1001
+    assert len(desk.journal(GUARD)) == 1001
 
 
 @pytest.mark.parametrize("task", ["validate", SCORE_TASK])

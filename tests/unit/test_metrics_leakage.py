@@ -88,6 +88,35 @@ def test_pictures_score_the_same_without_a_gallery(pictures):
         score_pictures(truths[:0], None, truths, mean, mean)
 
 
+def test_each_image_has_the_scores_that_the_means_are_of(pictures):
+    """Six truths, four pictures of them out of order, one of another image."""
+    positions = [4, 1, 9, 7, 12, 3]
+    truths = pictures.images[positions]
+    found = torch.cat([truths[[3, 0]], blurred(truths[[1]]), pictures.images[[200]]])
+    control = noise(4)
+    scores = score(pictures, 20, positions, found, control)
+    rows, columns = (half.tolist() for half in scores.assignment)
+    unmatched = sorted(set(range(6)) - set(columns))
+    each, gallery = scores.each.real, torch.cat([pictures.images[:20], pictures.images[20:100]])
+    for row, column in zip(rows, columns, strict=True):
+        one = score(pictures, 20, [positions[column]], found[[row]]).real
+        assert each.ssim[column] == pytest.approx(one.ssim, abs=1e-6)
+        assert each.recovered[column] == pytest.approx(one.recovered, abs=1e-5)
+        distances = (gallery - found[row]).square().flatten(1).mean(1)
+        nearer = (distances < distances[positions[column]]).sum()
+        assert each.rank[column] == 1 + nearer
+    assert each.rank[0] == each.rank[3] == 1, "the two copies are recognised"
+    for values in (each.ssim, each.recovered, each.rank, scores.each.prior.ssim):
+        assert values.isnan().nonzero().flatten().tolist() == unmatched
+    for role in ("real", "control", "prior"):
+        by_image, means = getattr(scores.each, role), getattr(scores, role)
+        for name in ("ssim", "recovered"):
+            assert float(getattr(by_image, name).nanmean()) == pytest.approx(getattr(means, name))
+        assert float((by_image.rank == 1).sum() / means.n_images) == pytest.approx(means.reid)
+    of_control = (~scores.each.control.rank.isnan()).nonzero().flatten().tolist()
+    assert of_control == sorted(scores.control_assignment[1].tolist())
+
+
 def test_noise_and_means_are_not_reidentified(pictures):
     positions = list(range(40))
     mean = pictures.images[:40].mean(0, keepdim=True)

@@ -10,10 +10,11 @@ from gradward.attacks.portfolio import (
     images_in_update,
     run_portfolio,
 )
-from gradward.attacks.spec import ATTACK_NAMES, AttackSpec
+from gradward.attacks.spec import ATTACK_NAMES, Attack, AttackSpec
 
 __all__ = [
     "ATTACK_NAMES",
+    "Attack",
     "AttackRefused",
     "AttackResult",
     "AttackSpec",

@@ -16,6 +16,7 @@ from gradward.attacks.case import AttackCase
 from gradward.attacks.features import FeatureOptions
 from gradward.attacks.knowledge import Knowledge
 from gradward.attacks.matching import MatchingOptions
+from gradward.attacks.own import own_attack
 from gradward.attacks.search import Search
 
 
@@ -48,7 +49,9 @@ class AttackSpec:
     """One attack of a job, from JSON values.
 
     Args:
-        name: one of ``ATTACK_NAMES``.
+        name: one of ``ATTACK_NAMES``; or, in its place,
+        path: ``package.module.Class`` of an attack of one's own, which goes by the name of its
+            class (see :func:`gradward.attacks.own.own_attack` and ``docs/extending.md``).
         restarts: how often it starts, each with an equal share of its budget; the lowest loss wins.
         options: fields of the family's options.
 
@@ -56,31 +59,35 @@ class AttackSpec:
         ValueError, TypeError: an unknown name or option, or a bad value.
     """
 
-    def __init__(self, name: str, restarts: int = 1, **options: Any):
+    def __init__(
+        self, name: str | None = None, restarts: int = 1, path: str | None = None, **options: Any
+    ):
+        if (name is None) == (path is None):
+            raise ValueError(f"an attack has a name or a path, got {name!r} and {path!r}")
+        if "config_type" in options:
+            # With this word NVFlare takes a path for plain data, which it does not look at.
+            raise ValueError("attacks have no options ['config_type']")
+        if path is not None:
+            family, name = own_attack(path), attack_name({"path": path})
+            if name in _FAMILIES:
+                raise ValueError(f"attack {path!r} needs another name than our own {name!r}")
+        elif name in _FAMILIES:
+            family = _FAMILIES[name]
+        else:
+            raise ValueError(
+                f"unknown attack {name!r}; known are {', '.join(ATTACK_NAMES)}, or your own by "
+                "its path, package.module.Class"
+            )
         if isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 1:
             raise ValueError(f"{name}.restarts must be an integer of at least 1, got {restarts!r}")
-        if name not in _FAMILIES:
-            raise ValueError(f"unknown attack {name!r}; known are {', '.join(ATTACK_NAMES)}")
-        family = _FAMILIES[name]
-        known = {field.name: field.default for field in dataclasses.fields(family)}
-        unknown = sorted(set(options) - set(known))
-        if unknown:
-            raise ValueError(f"attack {name!r} has no options {unknown}; known are {sorted(known)}")
-        for key, value in options.items():
-            if isinstance(known[key], str):
-                continue
-            whole = isinstance(known[key], int)
-            if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-                raise TypeError(f"{name}.{key} must be a number like {known[key]}, got {value!r}")
-            if not math.isfinite(value) or value < 0:
-                raise ValueError(f"{name}.{key} must be finite and not negative, got {value!r}")
-        self.name = name
+        _check_options(str(name), family, options)
+        self.name = str(name)
         self.restarts = restarts
         self.attack: Attack = family(**options)
 
     @classmethod
     def check_all(cls, specs: Sequence[Mapping[str, Any]]) -> list[AttackSpec]:
-        """Build the attacks of a job, each ``{"name": ..., option: value, ...}``.
+        """Build the attacks of a job, each ``{"name": ..., option: value, ...}`` or with a path.
 
         Raises:
             ValueError, TypeError: as the constructor, no attack at all, or a name twice.
@@ -92,6 +99,11 @@ class AttackSpec:
         return built
 
 
+def attack_name(spec: Mapping[str, Any]) -> str:
+    """Return the name by which the results of an attack go; one of one's own has its class's."""
+    return str(spec["path"]).rpartition(".")[2] if "path" in spec else str(spec["name"])
+
+
 def check_distinct(specs: Sequence[AttackSpec]) -> None:
     """Make sure that there are attacks, each once: results go by the attack's name.
 
@@ -101,3 +113,18 @@ def check_distinct(specs: Sequence[AttackSpec]) -> None:
     names = [spec.name for spec in specs]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"attacks must be at least one, and each may be named once, got {names}")
+
+
+def _check_options(name: str, family: type[Any], options: Mapping[str, Any]) -> None:
+    known = {field.name: field.default for field in dataclasses.fields(family)}
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ValueError(f"attack {name!r} has no options {unknown}; known are {sorted(known)}")
+    for key, value in options.items():
+        if isinstance(known[key], str):
+            continue
+        whole = isinstance(known[key], int)
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+            raise TypeError(f"{name}.{key} must be a number like {known[key]}, got {value!r}")
+        if not math.isfinite(value) or value < 0:
+            raise ValueError(f"{name}.{key} must be finite and not negative, got {value!r}")

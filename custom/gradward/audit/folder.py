@@ -57,7 +57,7 @@ def save_audit(result: AuditResult, folder: Path) -> None:
     """
     check_folder(folder)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for name in ATTACK_NAMES:
+    for name in {*ATTACK_NAMES, *(audit.attack for audit in result.attacks)}:
         # Pictures of an attack that was skipped this time would pass for this audit's.
         shutil.rmtree(folder / name, ignore_errors=True)
     (folder / FILE_NAME).write_text(result.to_json(), encoding="utf-8")

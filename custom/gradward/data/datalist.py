@@ -168,4 +168,5 @@ def _read(entries: Sequence[Entry], form: ImageForm, where: str, has_patients: b
         images,
         torch.tensor([entry.label for entry in entries], dtype=torch.int64),
         tuple(entry.patient for entry in entries) if has_patients else None,
+        tuple(entry.name for entry in entries),
     )

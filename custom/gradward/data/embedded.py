@@ -58,7 +58,8 @@ def _cut(corners: list[tuple[int, int]]) -> ImageSet:
     windows = [np.s_[r : r + PATCH, c : c + PATCH] for r, c in corners]
     pixels = torch.from_numpy(np.stack([picture[w] for w in windows])).permute(0, 3, 1, 2)
     labels = torch.tensor([int(stained[w].mean() > 0.5) for w in windows])
-    return ImageSet(pixels.float() / 255, labels)
+    names = tuple(f"immunohistochemistry[row {r}][column {c}]" for r, c in corners)
+    return ImageSet(pixels.float() / 255, labels, names=names)
 
 
 def _quadrant(top: int, left: int) -> list[tuple[int, int]]:

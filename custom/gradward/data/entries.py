@@ -34,6 +34,12 @@ class Entry:
     slice: int | None
     volume: int | None
 
+    @property
+    def name(self) -> str:
+        """Where the image is found. It stays at home."""
+        places = (("volume", self.volume), ("slice", self.slice))
+        return "".join([str(self.path), *(f"[{w} {i}]" for w, i in places if i is not None)])
+
 
 def entries_of(
     items: Sequence[Any], key: str, root: Path, patients: Mapping[str, str], where: str

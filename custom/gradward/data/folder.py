@@ -31,7 +31,7 @@ def read_folder(folder: Path, form: ImageForm, what: str) -> Tensor:
         raise DataError(f"the folder of {what} does not exist; correct {what}")
     files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
     if not files:
-        raise DataError(f"the folder of {what} holds no image files")
+        raise DataError(f"the folder of {what} holds no image files; correct {what}")
     images = []
     for number, file in enumerate(files, start=1):
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -56,5 +56,5 @@ class ImageForm:
         return images.clamp(0, 1).contiguous()
 
     def fit_set(self, images: ImageSet) -> ImageSet:
-        """Return ``images`` in this form, labels and patients unchanged."""
-        return ImageSet(self.fit(images.images), images.labels, images.patients)
+        """Return ``images`` in this form, all else unchanged."""
+        return replace(images, images=self.fit(images.images))

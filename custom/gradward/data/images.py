@@ -25,6 +25,8 @@ class ImageSet:
         images: ``(N, C, H, W)`` float32 in [0, 1].
         labels: ``(N,)`` int64 class indices.
         patients: one id an image, or None where the source gives none. It stays at home.
+        names: where each image is found, for the site's own eyes: a file's path and the place in
+            it; None where nobody asks. It stays at home, like ``patients``.
 
     Raises:
         DataError: shapes, types or the range do not fit.
@@ -33,6 +35,7 @@ class ImageSet:
     images: Tensor
     labels: Tensor
     patients: tuple[str, ...] | None = None
+    names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is not a labelled image set."""
@@ -50,6 +53,8 @@ class ImageSet:
             raise DataError(
                 f"{len(self.patients)} patient ids were given for {len(self.images)} images"
             )
+        if self.names is not None and len(self.names) != len(self.images):
+            raise DataError(f"{len(self.names)} names were given for {len(self.images)} images")
         if len(self.images) and not (self.images.min() >= 0 and self.images.max() <= 1):
             raise DataError("images must be finite and lie in [0, 1]")
 
@@ -59,11 +64,13 @@ class ImageSet:
     def subset(self, indices: Sequence[int] | Tensor) -> ImageSet:
         """Return the images at ``indices``, in that order."""
         index = torch.as_tensor(indices, dtype=torch.int64)
-        patients = self.patients
+        places = index.tolist()
+
+        def chosen(texts: tuple[str, ...] | None) -> tuple[str, ...] | None:
+            return None if texts is None else tuple(texts[i] for i in places)
+
         return ImageSet(
-            self.images[index],
-            self.labels[index],
-            None if patients is None else tuple(patients[i] for i in index.tolist()),
+            self.images[index], self.labels[index], chosen(self.patients), chosen(self.names)
         )
 
 

@@ -49,7 +49,8 @@ class NpzSource:
             raise DataError(f"'shares' of {where} must have one fraction for each of 'sites'")
         self._seed = setting(spec, "seed", int, where, 0)
         self._public = spec.get("public")
-        self._arrays = _read_arrays(existing_path(spec, "path", where), where)
+        self._path = existing_path(spec, "path", where)
+        self._arrays = _read_arrays(self._path, where)
         self._has_patients = "patients" in spec
         ids: dict[tuple[str, int], str] = {}
         if self._has_patients:
@@ -86,7 +87,9 @@ class NpzSource:
             shares = split_by_patient(groups, self._shares, seed=self._seed)
             kept = [kept[i] for i in shares[self._sites.index(site)]]
         if not kept:
-            raise DataError(f"{self._where} has no {split} images left for this site")
+            raise DataError(
+                f"{self._where} has no {split} images left for this site; give it a larger share"
+            )
         return form.fit_set(self._select(source, kept))
 
     def public(self, form: ImageForm) -> PublicParts:
@@ -133,7 +136,8 @@ class NpzSource:
         pixels = torch.from_numpy(images[list(indices)]).float() / 255
         pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
         patients = tuple(self._groups[split][i] for i in indices) if self._has_patients else None
-        return ImageSet(pixels, torch.from_numpy(labels[list(indices)]), patients)
+        names = tuple(f"{self._path}[{split}_images][{i}]" for i in indices)
+        return ImageSet(pixels, torch.from_numpy(labels[list(indices)]), patients, names)
 
 
 def _read_arrays(path: Path, where: str) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]:

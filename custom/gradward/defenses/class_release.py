@@ -180,7 +180,7 @@ def public_classifier(
 def _check_data(site_images: ImageSet, public: ImageSet, num_classes: int) -> None:
     for name, part in (("site", site_images), ("public", public)):
         if not len(part):
-            raise DataError(f"there are no {name} images")
+            raise DataError(f"there are no {name} images; a release needs some of each")
         if not (part.labels.min() >= 0 and part.labels.max() < num_classes):
             raise DataError(f"a label of the {name} images is not in [0, {num_classes})")
     require_same_form(site_images, public)

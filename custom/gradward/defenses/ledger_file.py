@@ -98,4 +98,6 @@ def _check_identity(connection: sqlite3.Connection) -> None:
         for name in ("application_id", "user_version")
     ]
     if found != [_APPLICATION, _VERSION]:
-        raise LedgerError("this site's privacy ledger is empty or no ledger; restore it")
+        raise LedgerError(
+            "this site's privacy ledger is empty or no ledger; restore it from a backup"
+        )

@@ -116,7 +116,7 @@ def load_secret(folder: Path) -> bytes:
     if not file.exists():
         _create(file)
     if file.stat().st_mode & 0o077:
-        raise SecretError("others may read this site's secret; make its file mode 0600")
+        raise SecretError("others may read this site's secret; make its file mode 0600 (chmod 600)")
     secret = file.read_bytes()
     if len(secret) != SECRET_BYTES:
         raise SecretError(

@@ -221,11 +221,17 @@ class SitePerturber:
             sound = perturber._name == state["name"]
             own = noise.key(_SECRET_PROBE) == state["secret"]
         except (KeyError, RuntimeError, TypeError, ValueError):
-            raise StorageError("the stored perturber is damaged") from None
+            raise StorageError(
+                "the stored perturber is damaged; restore it from a backup"
+            ) from None
         if not sound:
-            raise StorageError("the stored perturber is not the one that was fitted")
+            raise StorageError(
+                "the stored perturber is not the one that was fitted; restore it from a backup"
+            )
         if not own:
-            raise StorageError("the stored perturber belongs to another secret")
+            raise StorageError(
+                "the stored perturber belongs to another secret; restore both from one backup"
+            )
         if perturber._store is not None:
             perturber._store.restore(load_private(folder / VIEWS_FILE))
         perturber._folder = folder

@@ -107,6 +107,14 @@ class PerturbationSettings:
         return self.mode in GATED_MODES
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the parts of a fit, in the order in which its progress tells of them."""
+        if self.mode == "dp-class":
+            return ("features", "statistics")
+        gates = ("gates",) if self.mode not in ("class", "uniform") else ()
+        return ("autoencoder", *gates, *(("acceptance",) if self.gated else ()))
+
+    @property
     def limits(self) -> Limits:
         """What the acceptance gate demands."""
         return Limits(self.max_linkage, self.min_mse)

@@ -92,7 +92,7 @@ class PrivacyAccount:
         if self.limit is not None and after.epsilon > self.limit:
             raise EpsilonSpent(
                 f"epsilon {self.epsilon:.2f} is spent; another round would exceed the job's "
-                f"{self.limit}"
+                f"{self.limit}; nothing but another job with an epsilon of its own goes on"
             )
         return after
 

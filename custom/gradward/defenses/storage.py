@@ -39,7 +39,11 @@ def load_private(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
-        raise StorageError(f"the private file '{path.name}' is damaged") from None
+        raise StorageError(
+            f"the private file '{path.name}' is damaged; restore it from a backup"
+        ) from None
     if not isinstance(content, dict):
-        raise StorageError(f"the private file '{path.name}' holds something else")
+        raise StorageError(
+            f"the private file '{path.name}' holds something else; restore it from a backup"
+        )
     return content

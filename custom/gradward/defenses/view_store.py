@@ -93,7 +93,10 @@ class ViewStore:
         except (KeyError, TypeError, ValueError):
             fits = False
         if not fits:
-            raise StorageError("the stored views are damaged or belong to another perturber")
+            raise StorageError(
+                "the stored views are damaged or belong to another perturber; restore both from "
+                "one backup"
+            )
 
     def _name(self, label: int, level: int) -> str:
         """Name a view for ledger and noise: version, class, and what it was degraded by.

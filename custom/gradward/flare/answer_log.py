@@ -19,9 +19,8 @@ from nvflare.apis.shareable import Shareable
 
 from gradward.flare.journal import note
 from gradward.flare.rounds import write_private
+from gradward.report.site_folder import ANSWERS, OVERFLOW
 
-JOURNAL = "answers.log"
-OVERFLOW = "answers.overflow.json"
 LOCK = "answers.lock"
 # Refusals are written out up to here (some 30,000); later ones are counted, and the last kept.
 MOST_BYTES = 16 * 2**20
@@ -56,7 +55,7 @@ class AnswerLog:
         Raises:
             OSError: it cannot be written; the answer may not leave.
         """
-        note(self._folder / JOURNAL, {**asked, "status": "ok", "reason": "", **scalars})
+        note(self._folder / ANSWERS, {**asked, "status": "ok", "reason": "", **scalars})
 
     def refusal(self, asked: Mapping[str, Any], reason: str) -> None:
         """Enter a refusal; of more than a log can hold, the number and the last one.
@@ -65,7 +64,7 @@ class AnswerLog:
             OSError: it cannot be written.
         """
         entry = {**asked, "status": "refused", "reason": reason}
-        journal = self._folder / JOURNAL
+        journal = self._folder / ANSWERS
         if not journal.exists() or journal.stat().st_size < MOST_BYTES:
             note(journal, entry)
             return

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nvflare.app_common.app_constant import AppConstants
-from nvflare.fuel.utils.config_factory import ConfigFactory
 
 from gradward import __version__
-from gradward.flare.attach_parts import (
+from gradward.flare.attach_parts import AttachError, AuditParts
+from gradward.flare.job_config import (
+    CLIENT_CONFIG,
     FOLLOWED,
-    AttachError,
-    AuditParts,
+    META,
+    SERVER_CONFIG,
     Config,
-    training_task,
+    read_config,
+    training_workflow,
 )
-from gradward.flare.job_export import PACKAGE, write_config, write_custom_note
-
-SERVER_CONFIG, CLIENT_CONFIG, META = "config_fed_server", "config_fed_client", "meta"
+from gradward.flare.job_export import PACKAGE, tell_run_log, write_config, write_custom_note
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,9 @@ def attach_audit(job: Path, out: Path, parts: AuditParts) -> Attached:
             f"{job} needs one app with a {SERVER_CONFIG} and at least one with a {CLIENT_CONFIG} "
             f"in its config folder; found {len(servers)} and {len(configs) - len(servers)}"
         )
-    task = training_task(servers[0])
-    attached = Attached(out, task or AppConstants.TASK_TRAIN, () if task else (_unknown(),))
+    workflow = training_workflow(servers[0])
+    task, notes = (workflow[0], ()) if workflow else (AppConstants.TASK_TRAIN, (_unknown(),))
+    attached = Attached(out, task, notes)
     audited = {
         (app.relative_to(job), name): parts.add_to_server(config)
         if name == SERVER_CONFIG
@@ -78,6 +79,7 @@ def attach_audit(job: Path, out: Path, parts: AuditParts) -> Attached:
         _replace(out / app / "config", name, config)
         if not (out / app / "custom").is_dir():
             write_custom_note(out / app)
+    tell_run_log(out)
     meta = _read(out, META) or {}
     properties = {**meta.get("custom_props", {}), PACKAGE: __version__}
     name = f"{meta.get('name', job.name)}_audited"
@@ -106,24 +108,15 @@ def _unknown() -> str:
 
 
 def _read(folder: Path, name: str) -> Config | None:
-    """Read ``name`` as NVFlare would, in JSON or one of its other formats; None if it is absent."""
-    # JSON first, as NVFlare looks for them.
-    files = sorted(folder.glob(f"{name}.*"), key=lambda file: file.suffix != ".json")
-    if not files:
-        return None
+    """Read a configuration that is not audited yet; None if it is absent."""
     try:
-        if files[0].suffix == ".json":
-            config = json.loads(files[0].read_text(encoding="utf-8"))
-        else:
-            loaded = ConfigFactory.load_config(name + files[0].suffix, [str(folder)])
-            config = None if loaded is None else loaded.to_dict()
-    except Exception as error:
-        # Each of the formats has errors of its own.
-        raise AttachError(f"{files[0]} cannot be read: {error}") from None
-    if not isinstance(config, dict):
-        raise AttachError(f"{files[0]} must be a JSON object, or HOCON, with a reader installed")
+        config = read_config(folder, name)
+    except ValueError as error:
+        raise AttachError(str(error)) from None
     if f'"{PACKAGE}.flare.' in json.dumps(config):
-        raise AttachError(f"{files[0]} has parts of {PACKAGE} already; attach to the job without")
+        raise AttachError(
+            f"{folder / name} has parts of {PACKAGE} already; attach to the job without"
+        )
     return config
 
 

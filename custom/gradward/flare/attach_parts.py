@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from nvflare.app_common.app_constant import AppConstants
 
+from gradward.flare.analytics import LOCAL_EVENT
 from gradward.flare.auditor import InversionAuditor
 from gradward.flare.experiment import Experiment
+from gradward.flare.job_config import Config, class_of, components_of
 from gradward.flare.job_export import PACKAGE
 from gradward.flare.perturber import Perturbation
 from gradward.flare.protocol import SCORE_TASK
-from gradward.flare.tensorboard import LOCAL_EVENT
 from gradward.flare.workflow import AuditDrain
 
 # Ids of their own, so that the job's components keep theirs.
 EXPERIMENT, AUDITOR, SENDER = "gradward_experiment", "gradward_auditor", "gradward_sender"
 PERTURBATION = "gradward_perturbation"
-# The workflows whose events the audit follows, and what they call the name of their task.
-FOLLOWED = {"ScatterAndGather": "train_task_name", "FedAvg": "task_name"}
-
-Config = dict[str, Any]
 
 
 class AttachError(ValueError):
@@ -65,16 +62,19 @@ class AuditParts:
         if self.perturbation is not None:
             _require_differences(config)
         auditor = {**self.auditor, "experiment_id": EXPERIMENT}
+        ids = {"experiment_id": EXPERIMENT, "auditor_id": AUDITOR}
         added = [
             _part("experiment.Experiment", EXPERIMENT, self.experiment),
             _part("auditor.InversionAuditor", AUDITOR, auditor),
+            _part("run_log.RunLog", "gradward_run_log", ids),
         ]
+        theirs = components_of(config)
         # Two receivers would write every value twice.
-        if not any(_class_of(part).endswith("TBAnalyticsReceiver") for part in _components(config)):
+        if not any(class_of(part).endswith("TBAnalyticsReceiver") for part in theirs):
             added.append(_part("tensorboard.LiveTBAnalyticsReceiver", "gradward_tensorboard", {}))
         drain = {"auditor_id": AUDITOR, "timeout": self.drain_timeout}
         workflows = [*config["workflows"], _part("workflow.AuditDrain", "gradward_drain", drain)]
-        return {**config, "workflows": workflows, "components": [*_components(config), *added]}
+        return {**config, "workflows": workflows, "components": [*theirs, *added]}
 
     def add_to_client(self, config: Config, train_task: str) -> Config:
         """Return a client's configuration with the audit of ``train_task``."""
@@ -86,7 +86,7 @@ class AuditParts:
         ]
         if not any(
             LOCAL_EVENT in part.get("args", {}).get("events_to_convert", [])
-            for part in _components(config)
+            for part in components_of(config)
         ):
             events = {"events_to_convert": [LOCAL_EVENT]}
             converter = "widgets.convert_to_fed_event.ConvertToFedEvent"
@@ -96,7 +96,7 @@ class AuditParts:
         audited = {
             **config,
             "executors": executors,
-            "components": [*_components(config), *added],
+            "components": [*components_of(config), *added],
         }
         return audited if self.perturbation is None else self._perturbed(audited, train_task)
 
@@ -123,7 +123,7 @@ class AuditParts:
         return {
             **config,
             "components": [
-                *_components(config),
+                *components_of(config),
                 _part("perturber.Perturbation", PERTURBATION, perturbation),
                 _part("script_perturbation.ScriptPerturbation", "gradward_script", script),
             ],
@@ -144,17 +144,8 @@ class AuditParts:
         return None
 
 
-def training_task(server: Config) -> str | None:
-    """Return the name of the first followed workflow's training task; None without such one."""
-    for workflow in server.get("workflows", []):
-        for kind, argument in FOLLOWED.items():
-            if _class_of(workflow).endswith(kind):
-                return str(workflow.get("args", {}).get(argument, AppConstants.TASK_TRAIN))
-    return None
-
-
 def _require_differences(server: Config) -> None:
-    for part in _components(server):
+    for part in components_of(server):
         if part.get("args", {}).get("expected_data_kind") == "WEIGHTS":
             raise AttachError(
                 f"the component {part.get('id')!r} expects WEIGHTS, but the sites of a job with a "
@@ -172,13 +163,3 @@ def _built(path: str, args: Mapping[str, Any]) -> Config:
 
 def _nvflare_part(path: str, name: str, args: Mapping[str, Any]) -> Config:
     return {"id": name, "path": f"nvflare.app_common.{path}", "args": dict(args)}
-
-
-def _components(config: Config) -> Sequence[Config]:
-    components: Sequence[Config] = config.get("components", [])
-    return components
-
-
-def _class_of(part: Config) -> str:
-    """Name of a part's class; NVFlare takes it as ``path`` or, for its own, as ``name``."""
-    return str(part.get("path", part.get("name", ""))).rpartition(".")[2]

@@ -11,7 +11,7 @@ import numpy as np
 from nvflare.apis.shareable import Shareable
 
 from gradward.attacks.budget import Budget
-from gradward.attacks.spec import AttackSpec
+from gradward.attacks.spec import AttackSpec, attack_name
 from gradward.attacks.worker_process import WorkerProcess
 from gradward.flare.audit_spool import AuditSpool, CapturedUpdate
 from gradward.flare.experiment import Experiment
@@ -41,7 +41,7 @@ class AuditSettings:
     @property
     def attack_names(self) -> list[str]:
         """Names of the attacks, in order."""
-        return [attack["name"] for attack in self.attacks]
+        return [attack_name(attack) for attack in self.attacks]
 
 
 @dataclass(frozen=True)

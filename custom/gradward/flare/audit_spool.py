@@ -173,6 +173,7 @@ class AuditSpool:
         if experiment.public_checksum not in (None, public.checksum):
             raise DataError(
                 f"the public images of {public.name!r} on the server are not those that the job "
-                "declares (their checksum differs)"
+                "declares (their checksum differs); install the same on both, or correct the job's "
+                "'public_checksum'"
             )
         return public

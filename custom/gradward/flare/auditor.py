@@ -24,6 +24,7 @@ from gradward.flare.audit_attack import AuditSettings, check_audit
 from gradward.flare.audit_run import AuditRun
 from gradward.flare.audit_spool import CapturedUpdate
 from gradward.flare.experiment import experiment_of
+from gradward.flare.own_code import require_allowed_attacks
 from gradward.flare.round_book import RoundBook
 from gradward.flare.site import open_site
 from gradward.flare.states import MessageError, copy_arrays, read_dxo
@@ -155,6 +156,7 @@ class InversionAuditor(FLComponent):
 
     def _start(self, fl_ctx: FLContext) -> None:
         experiment = experiment_of(fl_ctx, self.experiment_id)
+        require_allowed_attacks(self.attacks, fl_ctx)
         server = open_site(fl_ctx)
         job, workspace = fl_ctx.get_job_id(), fl_ctx.get_engine().get_workspace()
         run_folder = Path(workspace.get_run_dir(job))

@@ -52,7 +52,10 @@ def train_on_canaries(
     """
     expected = experiment.public_checksum or public.checksum
     if not public.checksum == shareable.get_header(CHECKSUM_HEADER) == expected:
-        raise DataError(f"the public images of {public.name!r} differ between server, site and job")
+        raise DataError(
+            f"the public images of {public.name!r} differ between server, site and job; install "
+            "the same on all, or correct the job's 'public_checksum'"
+        )
     twin = canary_twin(site)
     local = LocalRound.begin(twin, experiment, shareable, fl_ctx, n_images)
     if twin.certified.required:

@@ -19,9 +19,9 @@ from gradward.flare.perturber import PerturbedImages
 from gradward.flare.receipt import DP_SGD
 from gradward.flare.rounds import write_private
 from gradward.flare.site import Site
+from gradward.report.site_folder import STATEMENT
 from gradward.training import TrainingSettings
 
-STATEMENT = "certificate.json"
 CERTIFICATE = "certificate"
 LIVE_AUDIT = "live audit"
 UNCERTIFIED = "uncertified"

@@ -40,7 +40,10 @@ def spend_round(job_folder: Path, settings: TrainingSettings, n_images: int) -> 
             account = PrivacyAccount.from_dict(json.loads(file.read_text(encoding="utf-8")))
         except (KeyError, TypeError, ValueError):
             # Without its memory the site cannot count, so it does not train.
-            raise JobError("this site's account of DP-SGD is damaged") from None
+            raise JobError(
+                "this site's account of DP-SGD is damaged; restore it from a backup, or submit the "
+                "job anew"
+            ) from None
     try:
         account = account.spend(planned)
     except EpsilonSpent as error:

@@ -10,6 +10,7 @@ from nvflare.apis.fl_context import FLContext
 from torch import nn
 
 from gradward.data import ImageSet, PublicSet, load_public_set, load_split
+from gradward.flare.own_code import JobError, require_allowed
 from gradward.flare.site import Site
 from gradward.models import build_model
 from gradward.training import TrainingSettings
@@ -137,10 +138,6 @@ class Experiment(FLComponent):
         return build_model(**self.model_arguments(), seed=self.seed)
 
 
-class JobError(ValueError):
-    """The job's configuration does not fit together."""
-
-
 def find_component(fl_ctx: FLContext, component_id: str, kind: type[Component]) -> Component:
     """Look up a component that the job must have.
 
@@ -160,6 +157,9 @@ def experiment_of(fl_ctx: FLContext, component_id: str) -> Experiment:
     """Look up the job's :class:`Experiment`.
 
     Raises:
-        JobError: there is none with that id.
+        JobError: there is none with that id, or its network is one that this party does not allow.
     """
-    return find_component(fl_ctx, component_id, Experiment)
+    experiment = find_component(fl_ctx, component_id, Experiment)
+    if ":" in experiment.model:
+        require_allowed(experiment.model.replace(":", "."), fl_ctx)
+    return experiment

@@ -20,14 +20,15 @@ from gradward.flare.analytics import stream_scalars
 from gradward.flare.experiment import experiment_of, find_component
 from gradward.flare.journal import note
 from gradward.flare.outgoing import comes_in
+from gradward.flare.own_code import require_allowed_attacks
 from gradward.flare.perturber import Perturbation
 from gradward.flare.receipt import assignment_of
 from gradward.flare.results import forget_local_model
 from gradward.flare.self_attack import NotJudged, SelfAttack
 from gradward.flare.site import Site, open_site, record_private_error
 from gradward.flare.states import read_dxo
+from gradward.report.site_folder import GATE
 
-JOURNAL = "gate.log"
 LIMITED = ("recovered", "rdlv", "reid")
 ACTIONS = ("warn", "strengthen", "withhold")
 ON_FAILURE = ("pass", "withhold")
@@ -167,7 +168,7 @@ class LeakageGate(Filter):
             if not verdict.passes:
                 self._forget(site, fl_ctx)
             with contextlib.suppress(OSError):
-                note(site.job_folder / JOURNAL, verdict.entry())
+                note(site.job_folder / GATE, verdict.entry())
             self._stream(site, verdict, fl_ctx)
         return shareable if verdict.passes else make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR)
 
@@ -192,6 +193,7 @@ class LeakageGate(Filter):
         number = assignment.round
         update = read_dxo(shareable, DataKind.WEIGHT_DIFF).data
         experiment = experiment_of(fl_ctx, self.experiment_id)
+        require_allowed_attacks(self.attacks, fl_ctx)
         started = time.monotonic()
         scores = self._attack.on(site, experiment, number, assignment.received, update)
         values = {name: getattr(scores, name) for name in self.limits}

@@ -46,8 +46,8 @@ from gradward.flare.receipt import (
 )
 from gradward.flare.rounds import RoundRecord, recall_round
 from gradward.flare.site import Site, open_site, record_private_error
+from gradward.report.site_folder import GUARD
 
-JOURNAL = "guard.log"
 METRICS = ("accuracy", "balanced_accuracy", "auc")
 
 _RECEIPT = "gradward_receipt"
@@ -135,7 +135,7 @@ class PerturbationGuard(Filter):
         try:
             site = open_site(fl_ctx)
             passed = self._check(site, shareable, fl_ctx)
-            note(site.job_folder / JOURNAL, {"verdict": "passed", **passed.entry})
+            note(site.job_folder / GUARD, {"verdict": "passed", **passed.entry})
             return passed.message
         except Blocked as refusal:
             reason = str(refusal)
@@ -159,7 +159,7 @@ class PerturbationGuard(Filter):
             # What is blocked stays blocked, also where the disk is full.
             with contextlib.suppress(OSError):
                 entry = {"verdict": "blocked", "task": str(task), "reason": reason}
-                note(site.job_folder / JOURNAL, entry)
+                note(site.job_folder / GUARD, entry)
 
     def _check(self, site: Site, message: Shareable, fl_ctx: FLContext) -> _Passed:
         # The context is NVFlare's own; the message may call itself what it likes.

@@ -12,6 +12,13 @@ from nvflare.job_config.api import FedJob
 from nvflare.job_config.fed_app_config import FedAppConfig
 from nvflare.job_config.fed_job_config import FedJobConfig
 
+from gradward.flare.job_config import (
+    SERVER_CONFIG,
+    class_of,
+    components_of,
+    other_apps_defences,
+)
+
 PACKAGE = "gradward"
 DEFAULT_APP = "app"
 
@@ -44,6 +51,7 @@ class ReadableJobConfig(FedJobConfig):
                 _rewrite(file, _CONFIG_ORDER)
             if self.brings_custom_folder:
                 write_custom_note(folder / app)
+        tell_run_log(folder)
 
     def _get_args(self, component: Any, custom_dir: str) -> dict[str, Any]:
         args: dict[str, Any] = super()._get_args(component, custom_dir)
@@ -120,6 +128,21 @@ def write_custom_note(app: Path) -> None:
     """Give an app of a job folder its ``custom`` folder with a note on what it is for."""
     (app / "custom").mkdir(exist_ok=True)
     (app / "custom" / CUSTOM_NOTE_FILE).write_text(CUSTOM_NOTE, encoding="utf-8")
+
+
+def tell_run_log(job: Path) -> None:
+    """Give a job's ``RunLog`` the defences of the apps that its server does not get.
+
+    Args:
+        job: folder whose server's configuration is JSON.
+    """
+    found = other_apps_defences(job)
+    for file in job.glob(f"*/config/{SERVER_CONFIG}.json") if found else ():
+        content = json.loads(file.read_text(encoding="utf-8"))
+        for part in components_of(content):
+            if class_of(part) == "RunLog":
+                part["args"]["other_defences"] = found
+        write_config(file, content)
 
 
 def write_config(file: Path, content: Mapping[str, Any]) -> None:

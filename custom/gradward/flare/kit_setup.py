@@ -48,7 +48,9 @@ def set_up_kit(
     """
     local = kit / "local"
     if not local.is_dir() or not (kit / "startup").is_dir():
-        raise KitError(f"{kit} is no startup kit of a site or a server")
+        raise KitError(
+            f"{kit} is no startup kit of a site or a server; give the folder with its 'startup'"
+        )
     is_site = (kit / "startup" / "fed_client.json").is_file()
     if not is_site and (policy is not None or gpus):
         raise KitError(f"{kit} is no site's kit: policies and GPUs are a site's")
@@ -124,21 +126,22 @@ def component_arguments(resources: Mapping[str, Any], name: str) -> dict[str, An
 def _arguments(resources: Mapping[str, Any], name: str, file: Path) -> dict[str, Any]:
     found = component_arguments(resources, name)
     if found is None:
-        raise KitError(f"{file} has no component {name!r}")
+        raise KitError(f"{file} has no component {name!r}; restore it from resources.json.default")
     return found
 
 
 def _existing(file: Path) -> Path:
     if not file.is_file():
-        raise KitError(f"{file} is not there")
+        raise KitError(f"{file} is not there; restore it, or name another folder")
     return file
 
 
 def _read(file: Path) -> dict[str, Any]:
+    text = _existing(file).read_text(encoding="utf-8")
     try:
-        return dict(json.loads(_existing(file).read_text(encoding="utf-8")))
+        return dict(json.loads(text))
     except (ValueError, TypeError) as error:
-        raise KitError(f"{file} is no JSON object: {error}") from None
+        raise KitError(f"{file} is no JSON object: {error}; correct it") from None
 
 
 def _write(file: Path, content: Mapping[str, Any]) -> None:

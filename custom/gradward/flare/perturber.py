@@ -24,7 +24,7 @@ from gradward.flare.perturber_report import FitProgress, streamed_figures
 from gradward.flare.perturber_store import PerturberStore
 from gradward.flare.seeds import secret_generator
 from gradward.flare.site import Site
-from gradward.training import BatchSource
+from gradward.report.perturbed_pictures import RememberedPictures
 
 # What keeps a site from training and is told in one line, without anything of its data.
 PERTURBATION_ERRORS = (PerturbationRefused, TooFewImages, LedgerError, SecretError, StorageError)
@@ -35,13 +35,14 @@ class PerturbedImages:
     """What a site trains on in place of its images.
 
     Attributes:
-        source: of the batches, position by position as the site's images.
+        source: of the batches, position by position as the site's images; it remembers a few for
+            the site's own page.
         mode: of the perturber.
         version: of the perturber.
         certificate: epsilon and delta for each patient, in the certified mode.
     """
 
-    source: BatchSource
+    source: RememberedPictures
     mode: str
     version: str
     certificate: tuple[float, float] | None = None
@@ -136,7 +137,7 @@ class Perturbation(FLComponent):
         if site.name not in self._open:
             store = PerturberStore(site, experiment)
             store.require_books()
-            self._open[site.name] = self._opened(store, settings, images, fl_ctx)
+            self._open[site.name] = self._opened(site, store, settings, images, fl_ctx)
         perturber = self._open[site.name]
         views = perturber.views(images, secret_generator())
         if not site.certified.required:
@@ -144,7 +145,9 @@ class Perturbation(FLComponent):
             stream_scalars(
                 fl_ctx, self.analytics_sender_id, "defense", streamed_figures(perturber), number
             )
-        return PerturbedImages(views, perturber.mode, perturber.version, perturber.certificate)
+        return PerturbedImages(
+            RememberedPictures(views), perturber.mode, perturber.version, perturber.certificate
+        )
 
     def open_twin(
         self,
@@ -176,10 +179,12 @@ class Perturbation(FLComponent):
         settings = replace(settings, fitted_on="public")
         if twin.name not in self._twins:
             store = PerturberStore(twin, experiment, shared_books=False)
-            self._twins[twin.name] = self._opened(store, settings, public.part("canary"), fl_ctx)
+            self._twins[twin.name] = self._opened(
+                twin, store, settings, public.part("canary"), fl_ctx
+            )
         perturber = self._twins[twin.name]
         views = perturber.views(pinned, secret_generator())
-        return PerturbedImages(views, perturber.mode, perturber.version)
+        return PerturbedImages(RememberedPictures(views), perturber.mode, perturber.version)
 
     def _allowed(self, site: Site) -> PerturbationSettings | None:
         """Return the settings for a site, None for raw images, if its limits allow them."""
@@ -188,14 +193,14 @@ class Perturbation(FLComponent):
             if site.perturbation.required:
                 raise JobError(
                     "this site trains on perturbed images only, but the job has no perturbation "
-                    "for it"
+                    "for it; give it one in 'settings' or 'per_site' of the Perturbation"
                 )
             return None
         limit = site.perturbation.max_rate
         if settings.gated and limit is not None and settings.rate > limit:
             raise JobError(
                 f"the job's perturbation tells {settings.rate:g} nats of an image; this site "
-                f"allows {limit:g}"
+                f"allows {limit:g}; lower 'rate' in its settings"
             )
         return settings
 
@@ -206,11 +211,15 @@ class Perturbation(FLComponent):
             JobError: the site has no perturber in this job.
         """
         if site.name not in self._open:
-            raise JobError("there is no perturber to strengthen")
+            raise JobError(
+                "there is no perturber to strengthen; a gate with action 'strengthen' needs a "
+                "perturbation"
+            )
         self._open[site.name].strengthen(factor)
 
     def _opened(
         self,
+        site: Site,
         store: PerturberStore,
         settings: PerturbationSettings,
         images: ImageSet,
@@ -218,7 +227,8 @@ class Perturbation(FLComponent):
     ) -> SitePerturber:
         if (stored := store.load(settings)) is not None:
             return stored
-        perturber = store.fit(settings, images, FitProgress(self, fl_ctx), self.fit_seconds)
+        with FitProgress(self, fl_ctx, settings.parts, site.private) as progress:
+            perturber = store.fit(settings, images, progress, self.fit_seconds)
         self.log_info(
             fl_ctx, f"the perturber was fitted; membership: {perturber.report['membership']}"
         )

@@ -48,9 +48,13 @@ class PerturberStore:
         if not any((private / PERTURBERS).glob(f"*/{FILE}")):
             return
         if not (private / SECRET_FILE).exists():
-            raise SecretError("this site has perturbers but its secret is gone; restore it")
+            raise SecretError(
+                "this site has perturbers but its secret is gone; restore it from a backup"
+            )
         if not (private / LEDGER_FILE).exists():
-            raise LedgerError("this site has perturbers but its privacy ledger is gone; restore it")
+            raise LedgerError(
+                "this site has perturbers but its privacy ledger is gone; restore it from a backup"
+            )
 
     def load(self, settings: PerturbationSettings) -> SitePerturber | None:
         """Return the perturber that was fitted by these settings; None without one.

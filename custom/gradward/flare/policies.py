@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -23,16 +23,27 @@ class ScoringPolicy:
         max_answers: answers given in one job, kept on disk across restarts. With the precision of
             an answer (:mod:`gradward.flare.precision`) it bounds what a job can draw.
         max_images: reconstructions that one request may hold: each is one more guess at an image.
+        attacks: names of attacks that are not GradWard's own and are answered all the same.
     """
 
     enabled: bool = True
     max_answers: int = 30
     max_images: int = 128
+    attacks: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Check every entry."""
         _check_switches(self, "enabled")
         _check_counts(self, "max_answers", "max_images")
+        named = isinstance(self.attacks, list | tuple) and all(
+            # They name files at the site.
+            isinstance(name, str) and name.isascii() and name.isidentifier()
+            for name in self.attacks
+        )
+        if not named:
+            raise SiteSettingsError(
+                f"'attacks' must be a list of classes' names, got {self.attacks!r}"
+            )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
@@ -35,8 +35,9 @@ class ScoreRequest:
     Attributes:
         site: the site that sent the update.
         round: round of the update.
-        attack: name of the attack, one of :data:`~gradward.attacks.portfolio.ATTACK_NAMES`: it
-            counts answers and names files, so that no server may think of new ones.
+        attack: name of the attack, one of :data:`~gradward.attacks.spec.ATTACK_NAMES` or of the
+            site's own list: it counts answers and names files, so that no server may think of new
+            ones.
         images: ``(n, C, H, W)`` float32 in [0, 1].
         control: the same attack on the wrong update, same shape, or None if it failed.
         public_checksum: of the server's public images; the site scores with the same or not at all.
@@ -54,12 +55,15 @@ class ScoreRequest:
         return DXO(DataKind.APP_DEFINED, data={"protocol": PROTOCOL, **vars(self)}).to_shareable()
 
     @classmethod
-    def from_shareable(cls, shareable: Shareable, image_shape: tuple[int, ...]) -> ScoreRequest:
+    def from_shareable(
+        cls, shareable: Shareable, image_shape: tuple[int, ...], more_attacks: Sequence[str] = ()
+    ) -> ScoreRequest:
         """Unpack and check.
 
         Args:
             shareable: the task's data.
             image_shape: ``(C, H, W)`` of this job.
+            more_attacks: names beside ours that the site answers to.
 
         Raises:
             MessageError: anything that is not such a request.
@@ -67,8 +71,12 @@ class ScoreRequest:
         request = _unpack(cls, shareable)
         if type(request.round) is not int or not 0 <= request.round < MOST_ROUNDS:
             raise MessageError("the scoring request names no round")
-        if type(request.attack) is not str or request.attack not in ATTACK_NAMES:
-            raise MessageError(f"the scoring request names none of the attacks {ATTACK_NAMES}")
+        known = (*ATTACK_NAMES, *more_attacks)
+        if type(request.attack) is not str or request.attack not in known:
+            raise MessageError(
+                f"the scoring request names none of the attacks {known}; a site lists others under "
+                "scoring.attacks in its local/gradward.json"
+            )
         if type(request.site) is not str or type(request.public_checksum) is not str:
             raise MessageError("the scoring request names no site and public images")
         _check_images("reconstruction", request.images, image_shape)

@@ -32,7 +32,9 @@ class PublicRecalibration:
         if keeps_statistics(self._model):
             images = calibration_images(experiment.load_public(server).part("fit"))
             if len(images) < 2:
-                raise DataError("to recalibrate BatchNorm takes at least 2 public images in 'fit'")
+                raise DataError(
+                    "to recalibrate BatchNorm takes at least 2 public images in 'fit'; declare more"
+                )
             self._images = images
 
     def buffers(self, weights: Mapping[str, Any]) -> dict[str, np.ndarray]:

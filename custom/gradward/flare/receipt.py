@@ -25,7 +25,11 @@ PERTURBED_META = "perturbed_samples"
 UNDEFENDED = "none"
 DP_SGD = "dp-sgd"
 
+# What a server calls training on raw images; a receipt's "none" is the absence of a mode.
+STATED_UNDEFENDED = "undefended"
+
 _ASSIGNMENT = "gradward_assignment"
+_MOST_LETTERS = 40
 # The site's secret also keys the frozen noise: each use has a key of its own.
 _PURPOSE = b"gradward receipt 1"
 
@@ -112,6 +116,28 @@ class Receipt:
         if set(outer) != {"statement", "mac"} or set(values) != {item.name for item in fields(cls)}:
             raise ReceiptError("the receipt has missing or unknown entries")
         return cls(**values)
+
+
+def stated_mode(meta: Mapping[str, Any]) -> str | None:
+    """Return what a site states that its update was trained on, as the server may read it.
+
+    Args:
+        meta: of a received update. A guard tells the mode; where there is none, the receipt
+            travels along.
+
+    Returns:
+        The mode, :data:`STATED_UNDEFENDED` for raw images; None where the site states nothing. It
+        is the site's word: only the site itself can verify a receipt.
+    """
+    mode = meta.get(MODE_META)
+    if mode is None:
+        try:
+            mode = json.loads(json.loads(meta[RECEIPT_META])["statement"])["mode"]
+        except (KeyError, TypeError, ValueError):
+            return None
+    if type(mode) is not str or len(mode) > _MOST_LETTERS or not mode.isprintable():
+        return None
+    return STATED_UNDEFENDED if mode == UNDEFENDED else mode
 
 
 def identify_task(fl_ctx: FLContext) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from nvflare.recipe.spec import ExecEnv, Recipe
 
 from gradward import __version__
 from gradward.flare.aggregator import BUFFERS, ReproducibleAggregator
+from gradward.flare.analytics import LOCAL_EVENT
 from gradward.flare.auditor import InversionAuditor
 from gradward.flare.canary import CANARY_TASK
 from gradward.flare.experiment import Experiment
@@ -28,9 +29,10 @@ from gradward.flare.job_export import DEFAULT_APP, AppsJob
 from gradward.flare.persistor import ExperimentPersistor
 from gradward.flare.perturber import Perturbation
 from gradward.flare.protocol import SCORE_TASK
+from gradward.flare.run_log import RunLog
 from gradward.flare.scorer import LeakageScorer
 from gradward.flare.simulator import site_names
-from gradward.flare.tensorboard import LOCAL_EVENT, LiveTBAnalyticsReceiver
+from gradward.flare.tensorboard import LiveTBAnalyticsReceiver
 from gradward.flare.trainer import LocalTrainer
 from gradward.flare.update_filters import WithholdBuffers
 from gradward.flare.workflow import AuditDrain, AuditedScatterAndGather
@@ -201,6 +203,7 @@ class AuditRecipe(Recipe):
         job.to_server(FullModelShareableGenerator(), id="shareable_generator")
         job.to_server(aggregator, id="aggregator")
         job.to_server(auditor, id="auditor")
+        job.to_server(RunLog(), id="run_log")
         job.to_server(LiveTBAnalyticsReceiver(), id="tensorboard")
         for app, item in groups.items():
             _add_client_app(job, job.target(app), experiment, item.defence, auditor.subject)

@@ -12,6 +12,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 
 from gradward.defenses.noise import load_secret
+from gradward.flare.analytics import record_scalars
 from gradward.flare.canary import CANARY_IMAGES_META
 from gradward.flare.local_round import LocalRound
 from gradward.flare.perturber import PerturbedImages
@@ -84,6 +85,21 @@ def forget_local_model(site: Site) -> None:
         OSError: it cannot be removed.
     """
     (site.job_folder / LOCAL_MODEL).unlink(missing_ok=True)
+
+
+def metrics_result(fl_ctx: FLContext, task: str, metrics: Mapping[str, float]) -> Shareable:
+    """Pack what a model scored, once the site's private log of scalars has it.
+
+    Args:
+        fl_ctx: of the task.
+        task: its name.
+        metrics: value by name.
+
+    Raises:
+        OSError: they cannot be entered.
+    """
+    record_scalars(fl_ctx, {f"{task}/{name}": value for name, value in metrics.items()}, None)
+    return DXO(DataKind.METRICS, data=dict(metrics)).to_shareable()
 
 
 def _pack(kind: str, state: Mapping[str, Any], meta: Mapping[str, Any]) -> Shareable:

@@ -7,6 +7,8 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from gradward.report.site_folder import ROUNDS
+
 
 @dataclass(frozen=True)
 class RoundRecord:
@@ -34,7 +36,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 def _round_file(job_folder: Path, number: int) -> Path:
-    return job_folder / "rounds" / f"{number}.json"
+    return job_folder / ROUNDS / f"{number}.json"
 
 
 def remember_round(job_folder: Path, record: RoundRecord) -> None:

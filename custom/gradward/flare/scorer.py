@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from nvflare.apis.event_type import EventType
 from nvflare.apis.executor import Executor
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
@@ -32,14 +33,17 @@ from gradward.flare.rounds import recall_round
 from gradward.flare.site import Site, SiteSettingsError, open_site, record_private_error
 from gradward.flare.states import MessageError
 from gradward.metrics.leakage import LeakageScores, score_reconstructions
+from gradward.report.exposures import Exposure, save_exposure
 from gradward.report.pictures import save_side_by_side
+from gradward.report.site_folder import is_site_folder
 
 
 class LeakageScorer(Executor):
     """Answers ``score_reconstruction`` with one rounded record, or with a refusal and its reason.
 
     Side-by-side pictures stay in the site's private folder (``pictures/``), like the log of every
-    answer (``answers.log``).
+    answer (``answers.log``), what each reconstruction showed (``exposures/``), and the site's own
+    page, which is built of all that when the run ends (``report/index.html``).
     """
 
     def __init__(
@@ -53,6 +57,26 @@ class LeakageScorer(Executor):
         self.analytics_sender_id = analytics_sender_id
         self._training: ImageSet | None = None
         self._public: PublicSet | None = None
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Build the site's own page when the run ends, from what is on its disk."""
+        if event_type != EventType.END_RUN:
+            return
+        try:
+            # It imports what draws, which the run itself does not need.
+            from gradward.report.site_page import build_site_page
+
+            folder = open_private_folders(fl_ctx)[1]
+            if is_site_folder(folder):
+                build_site_page(folder)
+                self.log_info(fl_ctx, "the site's own page is in its private folder of the job")
+        except Exception as error:
+            # Its text may name files, and NVFlare streams the log to the server.
+            self.log_warning(
+                fl_ctx,
+                f"the site's own page is not built: {type(error).__name__}; 'gradward report' "
+                "with the site's private folder of the job builds it",
+            )
 
     def execute(
         self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
@@ -85,7 +109,9 @@ class LeakageScorer(Executor):
                 raise ScoringRefused("this run is certified, which a live score would break")
             experiment = experiment_of(fl_ctx, self.experiment_id)
             request = ScoreRequest.from_shareable(
-                shareable, (experiment.channels, *experiment.image_size)
+                shareable,
+                (experiment.channels, *experiment.image_size),
+                site.scoring.attacks,
             )
             reply = self._score(site, door, experiment, request)
         except (ScoringRefused, MessageError, DataError, JobError, SiteSettingsError) as error:
@@ -133,6 +159,18 @@ class LeakageScorer(Executor):
             truth_positions=positions,
             decoys=public.part("decoys"),
         )
+        exposure = Exposure.of(
+            scores,
+            number=request.round,
+            attack=request.attack,
+            known=known,
+            positions=positions,
+            truths=truths,
+            reconstructions=torch.from_numpy(request.images),
+            control=None if request.control is None else torch.from_numpy(request.control),
+            prior=public.prior_image,
+        )
+        save_exposure(site.job_folder, exposure)
         self._keep_pictures(site.job_folder, request, truths, public, scores)
         return answer_of(scores, KNOWN if known else UNKNOWN)
 

@@ -113,7 +113,10 @@ class ScriptPerturbation(FLComponent):
 
     def _hand_out(self, site: Site, fl_ctx: FLContext) -> None:
         if site.certified.required:
-            raise JobError("a script's training has no certificate, which this site demands")
+            raise JobError(
+                "a script's training has no certificate, which this site demands; train with "
+                "LocalTrainer"
+            )
         task = fl_ctx.get_prop(FLContextKey.TASK_DATA)
         number = int(task.get_header(AppConstants.CURRENT_ROUND, 0))
         assignment = Assignment(number, dict(read_dxo(task, DataKind.WEIGHTS).data))
@@ -126,6 +129,7 @@ class ScriptPerturbation(FLComponent):
         if perturbed is not None:
             token = secrets.token_hex(16)
             batch = perturbed.source.batch(range(len(perturbed.source)))
+            perturbed.source.keep(site.job_folder, number, perturbed.mode, images)
             content = {"images": batch.images, "labels": batch.labels, "token": token}
             save_private(site.job_folder / IMAGES_FILE, content)
             handed_out = _HandedOut(assignment, token, perturbed.mode, perturbed.version)

@@ -79,6 +79,15 @@ def quickstart_defended() -> AuditRecipe:
     )
 
 
+def quickstart_noise() -> AuditRecipe:
+    """The same federation with noise on every site's update, for sweeps over its amount."""
+    return _quickstart(
+        name="quickstart_noise",
+        description="The quickstart again, with noise on every site's update",
+        defence=SiteDefence(update_filters=[UpdateNoise(fraction=0.1)]),
+    )
+
+
 def defense_comparison() -> AuditRecipe:
     """One step on one image at each of six sites, each behind a defence of its own."""
     return AuditRecipe(
@@ -172,7 +181,14 @@ def pneumonia_sites() -> AuditRecipe:
 
 SHIPPED_JOBS: dict[str, Callable[[], AuditRecipe]] = {
     job.__name__: job
-    for job in (cxr_high_risk, defense_comparison, pneumonia_sites, quickstart, quickstart_defended)
+    for job in (
+        cxr_high_risk,
+        defense_comparison,
+        pneumonia_sites,
+        quickstart,
+        quickstart_defended,
+        quickstart_noise,
+    )
 }
 
 

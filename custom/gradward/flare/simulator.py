@@ -16,20 +16,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from nvflare.private.fed.simulator.simulator_const import SimulatorConstants
 
 from gradward.data import data_root
+from gradward.flare.job_folder import RunError, check_job, set_seed
+from gradward.flare.party_logs import troubles, why_it_ended
+from gradward.flare.perturber_report import fits_under_way
 from gradward.flare.site import SETTINGS_FILE
+from gradward.json_files import JsonFileError, read_json_object
 from gradward.report.records import FILE_NAME
-from gradward.report.status import read_status
+from gradward.report.run_folder import CONFIGURATION_FILE, SCALARS_FILE, UPDATES_FILE
+from gradward.report.status import STATUS_FILE, read_status
 
-COLLECTED = (FILE_NAME, "tb_events", "report", "reconstructions", "cross_site_val")
+COLLECTED = (
+    FILE_NAME,
+    CONFIGURATION_FILE,
+    UPDATES_FILE,
+    SCALARS_FILE,
+    STATUS_FILE,
+    "tb_events",
+    "report",
+    "reconstructions",
+    "cross_site_val",
+)
 RUN_FILE = "run.json"
 LOG_FILE = "simulator.log"
-
-
-class RunError(RuntimeError):
-    """A run that cannot start, or that NVFlare ended with an error."""
 
 
 @dataclass(frozen=True)
@@ -45,20 +57,26 @@ class SimulatedRun:
     folder: Path
     exit_code: int
 
+    @property
+    def troubles(self) -> list[str]:
+        """First errors, also of a site that the others did without."""
+        return troubles(self.folder / "workspace")
+
+    @property
+    def reason(self) -> str:
+        """Why it ended."""
+        return why_it_ended(self.exit_code, self.folder / "workspace", self.folder / LOG_FILE)
+
 
 def sites_of(job: Path, number: int | None) -> list[str]:
     """Names of a job's sites: those its ``meta.json`` lists, or ``site-1`` to ``site-N``.
 
     Raises:
-        RunError: no readable ``meta.json``, or no number of sites.
+        RunError: as :func:`check_job`, or no number of sites.
     """
-    try:
-        meta = json.loads((job / "meta.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"{job} is not a job folder: its meta.json cannot be read ({error})"
-        ) from None
-    listed = meta.get("custom_props", {}).get("sites", [])
+    check_job(job)
+    properties = read_json_object(job / "meta.json").get("custom_props")
+    listed = properties.get("sites", []) if isinstance(properties, dict) else []
     if number is None:
         if not listed:
             raise RunError("the job's meta.json lists no sites; say how many with --sites")
@@ -94,11 +112,19 @@ def run_in_simulator(
         seed: replaces the job's.
         gpu: as NVFlare's ``--gpu``, e.g. ``"0,1"``; None computes on the CPU.
         site_settings: a ``gradward.json`` for the simulated sites and the server.
-        watch: called about twice a second with the entries of the server's status file.
+        watch: called about twice a second with the entries of the server's status file and, under
+            ``fits``, with what sites tell that fit a perturber.
 
     Raises:
-        RunError: the folder holds something else than a run, or the job cannot be read.
+        RunError: the folder holds something else than a run, the job or the settings cannot be
+            read, or there is no such GPU.
+        OSError: the folder cannot be written.
     """
+    # Before an earlier run is removed.
+    check_job(job)
+    _check_gpus(gpu)
+    if site_settings is not None:
+        _check_settings(site_settings)
     _clear(folder)
     folder.mkdir(parents=True)
     workspace = folder / "workspace"
@@ -130,24 +156,6 @@ def server_folder(folder: Path) -> Path:
     return folder / "workspace" / "server" / SimulatorConstants.JOB_NAME
 
 
-def set_seed(job: Path, seed: int) -> None:
-    """Replace the seed of the job's experiments, on the server and on the sites alike.
-
-    Raises:
-        RunError: no component of the job has a seed.
-    """
-    found = False
-    for file in job.glob("*/config/config_fed_*.json"):
-        config = json.loads(file.read_text(encoding="utf-8"))
-        for component in config.get("components", []):
-            if "seed" in component.get("args", {}):
-                component["args"]["seed"] = seed
-                found = True
-        file.write_text(json.dumps(config, indent=2), encoding="utf-8")
-    if not found:
-        raise RunError("no component of this job has a 'seed'; --seed cannot be used with it")
-
-
 def _follow(
     command: list[str], log: int, workspace: Path, watch: Callable[[dict[str, Any]], None]
 ) -> int:
@@ -165,9 +173,11 @@ def _follow(
         env=environment,
     )
     server = workspace / "server" / SimulatorConstants.JOB_NAME
+    private = workspace.with_name(f"{workspace.name}.private")
     try:
         while process.poll() is None:
-            watch(read_status(server))
+            status = read_status(server)
+            watch({**status, "fits": fits_under_way(private)} if status else {})
             time.sleep(0.5)
         watch(read_status(server))
         return process.returncode
@@ -175,6 +185,21 @@ def _follow(
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def _check_gpus(gpu: str | None) -> None:
+    if gpu and not torch.cuda.is_available():
+        raise RunError(
+            f"--gpu {gpu} was given, but PyTorch sees no CUDA device here; leave --gpu out to "
+            "compute on the CPU, or see what `gradward doctor` says of this machine"
+        )
+
+
+def _check_settings(file: Path) -> None:
+    try:
+        read_json_object(file)
+    except JsonFileError as error:
+        raise RunError(f"--site-settings: {error}") from None
 
 
 def _clear(folder: Path) -> None:

@@ -111,7 +111,9 @@ def read_settings(folder: Path, site: str) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise SiteSettingsError(f"local/{SETTINGS_FILE} is not readable JSON: {error}") from None
+        raise SiteSettingsError(
+            f"local/{SETTINGS_FILE} is not readable JSON: {error}; correct it"
+        ) from None
     if not isinstance(content, dict) or not isinstance(content.get("sites", {}), dict):
         raise SiteSettingsError(f"local/{SETTINGS_FILE} and its 'sites' must be JSON objects")
     settings = {key: value for key, value in content.items() if key != "sites"}
@@ -169,10 +171,12 @@ def open_site(fl_ctx: FLContext) -> Site:
     _check_scope(settings.get("scope"), fl_ctx)
     threads = settings.get("threads", 1 if is_simulated(fl_ctx) else None)
     if threads is not None and (not isinstance(threads, int) or threads < 1):
-        raise SiteSettingsError(f"'threads' must be an integer of at least 1, got {threads!r}")
+        raise SiteSettingsError(
+            f"'threads' in local/gradward.json must be an integer of at least 1, got {threads!r}"
+        )
     data = settings.get("data", {})
     if not isinstance(data, dict) or not all(isinstance(spec, dict) for spec in data.values()):
-        raise SiteSettingsError("'data' must map data set names to objects")
+        raise SiteSettingsError("'data' in local/gradward.json must map data set names to objects")
     device = choose_device(os.environ.get("GRADWARD_DEVICE") or settings.get("device"))
     return Site(
         name=name,
@@ -197,7 +201,9 @@ def choose_audit_devices(settings: Any) -> tuple[str, ...]:
     """
     listed = isinstance(settings, list) and all(isinstance(setting, str) for setting in settings)
     if not listed or not settings:
-        raise SiteSettingsError(f"'audit_devices' must be a list of devices, got {settings!r}")
+        raise SiteSettingsError(
+            f"'audit_devices' in local/gradward.json must be a list of devices, got {settings!r}"
+        )
     entry = "'audit_devices' in local/gradward.json"
     return tuple(choose_device(setting, entry) for setting in settings)
 
@@ -212,7 +218,9 @@ def _check_scope(wanted: Any, fl_ctx: FLContext) -> None:
     if wanted is None:
         return
     if not isinstance(wanted, str) or not wanted:
-        raise SiteSettingsError(f"'scope' must be a name of local/privacy.json, got {wanted!r}")
+        raise SiteSettingsError(
+            f"'scope' in local/gradward.json must be a name of local/privacy.json, got {wanted!r}"
+        )
     if fl_ctx.get_prop(FLContextKey.EFFECTIVE_JOB_SCOPE_NAME) != wanted:
         raise SiteSettingsError(
             f"this site works under the privacy scope {wanted!r} only, which this job does not run "

@@ -62,6 +62,7 @@ def submit_job(
     *,
     timeout: float = 0.0,
     watch: Callable[[dict[str, Any]], None] = lambda status: None,
+    accepted: Callable[[str], None] = lambda job: None,
 ) -> Submitted:
     """Submit a job folder, follow it to its end and fetch what it left.
 
@@ -71,6 +72,7 @@ def submit_job(
         out: folder that gets a folder named by the job's id.
         timeout: seconds until the waiting ends, while the job goes on; 0 for no limit.
         watch: told the auditor's status every two seconds while the job runs.
+        accepted: told the job's id once the server has it.
 
     Raises:
         SubmissionError: the kit cannot be used, the job was refused or took too long, or the server
@@ -85,7 +87,7 @@ def submit_job(
             "federation running, and is this the kit of its last provisioning?"
         ) from None
     try:
-        return _carry_through(session, job, out, timeout, watch)
+        return _carry_through(session, job, out, timeout, watch, accepted)
     except AuthorizationError:
         raise SubmissionError(
             f"{user!r} has no right to submit {job}: take the kit of a lead or project_admin, or "
@@ -106,6 +108,7 @@ def _carry_through(
     out: Path,
     timeout: float,
     watch: Callable[[dict[str, Any]], None],
+    accepted: Callable[[str], None],
 ) -> Submitted:
     with tempfile.TemporaryDirectory() as scratch:
         # NVFlare writes its signatures into the folder that it submits.
@@ -115,6 +118,7 @@ def _carry_through(
             name = session.submit_job(str(copy))
         except InvalidJobDefinition as error:
             raise SubmissionError(f"{job} was refused: {error}") from None
+    accepted(name)
 
     started: float | None = None
 

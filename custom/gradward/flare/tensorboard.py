@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from nvflare.apis.fl_constant import EventScope, FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_opt.tracking.tb.tb_receiver import TBAnalyticsReceiver
 
-LOCAL_EVENT = "analytix_log_stats"
-FEDERATED_EVENT = f"fed.{LOCAL_EVENT}"
+from gradward.flare.analytics import FEDERATED_EVENT, LOCAL_EVENT, SERVER, scalars_in
+from gradward.report.overview import RunOverview
+from gradward.report.run_folder import read_configuration
 
 
 class LiveTBAnalyticsReceiver(TBAnalyticsReceiver):
-    """NVFlare's receiver, flushed after every value: the stock one writes at the end of the run."""
+    """NVFlare's receiver, flushed after every value: the stock one writes at the end of the run.
+
+    Where the job has a :class:`~gradward.flare.run_log.RunLog`, a
+    :class:`~gradward.report.overview.RunOverview` stands beside the sites' values.
+    """
 
     def __init__(self, tb_folder: str = "tb_events") -> None:
         """Listen to the sites' values and to the server's own.
@@ -20,10 +28,42 @@ class LiveTBAnalyticsReceiver(TBAnalyticsReceiver):
             tb_folder: folder below the run folder; a sub-folder a site.
         """
         super().__init__(tb_folder=tb_folder, events=[LOCAL_EVENT, FEDERATED_EVENT])
+        self._overview: RunOverview | None = None
+        self._is_open = False
 
     def save(self, fl_ctx: FLContext, shareable: Shareable, record_origin: str) -> None:
         """Write one value and flush it."""
+        if fl_ctx.get_prop(FLContextKey.EVENT_SCOPE) != EventScope.FEDERATION:
+            record_origin = SERVER
         super().save(fl_ctx, shareable, record_origin)
         writer = self.writers_table.get(record_origin)
         if writer is not None:
             writer.flush()
+        self._note(fl_ctx, shareable, record_origin)
+
+    def finalize(self, fl_ctx: FLContext) -> None:
+        """Close the files."""
+        super().finalize(fl_ctx)
+        if self._overview is not None:
+            self._overview.close()
+
+    def _note(self, fl_ctx: FLContext, shareable: Shareable, site: str) -> None:
+        """Bring the overview up to date; without one the values are still there."""
+        try:
+            if not self._is_open:
+                # Not when the run starts: the configuration is written then.
+                self._is_open = True
+                run = Path(fl_ctx.get_engine().get_workspace().get_run_dir(fl_ctx.get_job_id()))
+                configuration = read_configuration(run)
+                if configuration is not None:
+                    self._overview = RunOverview(Path(self.root_log_dir), configuration)
+            if self._overview is not None:
+                for tag, step, value in scalars_in(shareable):
+                    self._overview.note(site, tag, step or 0, value)
+        except Exception as error:
+            self._overview = None
+            self.log_warning(
+                fl_ctx,
+                f"TensorBoard has no overview from here on ({type(error).__name__}: {error})",
+                fire_event=False,
+            )

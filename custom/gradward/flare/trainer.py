@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from nvflare.apis.dxo import DXO, DataKind
+from nvflare.apis.dxo import DataKind
 from nvflare.apis.event_type import EventType
 from nvflare.apis.executor import Executor
 from nvflare.apis.fl_constant import ReturnCode
@@ -24,7 +24,7 @@ from gradward.flare.experiment import Experiment, JobError, experiment_of, find_
 from gradward.flare.local_round import LocalRound
 from gradward.flare.perturber import PERTURBATION_ERRORS, Perturbation
 from gradward.flare.receipt import ReceiptError
-from gradward.flare.results import local_model_result, training_result
+from gradward.flare.results import local_model_result, metrics_result, training_result
 from gradward.flare.seeds import generator_for
 from gradward.flare.site import Site, SiteSettingsError, open_site, record_private_error
 from gradward.flare.states import MessageError, load_global_state, read_dxo
@@ -156,6 +156,8 @@ class LocalTrainer(Executor):
             aborted=lambda: abort_signal.triggered,
             perturbed_only=perturbed is not None,
         )
+        if perturbed is not None:
+            perturbed.source.keep(site.job_folder, number, perturbed.mode, data)
         # DP-SGD may draw no image in a whole round.
         mean_loss = sum(run.losses) / len(run.losses) if run.losses else math.nan
         told = {"steps": float(len(run.batches))}
@@ -197,9 +199,10 @@ class LocalTrainer(Executor):
         if metrics is None:
             raise JobError(
                 "metrics on clean images are closed: a held-out patient is trained on as well, or "
-                f"fewer stand behind them than this site's {site.certified.min_patients}"
+                f"fewer stand behind them than this site's {site.certified.min_patients}; hold out "
+                "more patients, or leave the task out of the job"
             )
-        return DXO(DataKind.METRICS, data=metrics).to_shareable()
+        return metrics_result(fl_ctx, self.validate_task, metrics)
 
     def _submit_model(
         self, site: Site, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
@@ -218,7 +221,7 @@ class LocalTrainer(Executor):
             if site.perturbation.required:
                 raise JobError(
                     "this site trains on perturbed images only, but the job's trainer names no "
-                    "'perturbation_id'"
+                    "'perturbation_id'; add a Perturbation and name it"
                 )
             return None
         perturbation = find_component(fl_ctx, self.perturbation_id, Perturbation)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor
 
 from gradward.data.images import ImageSet
-from gradward.metrics.pictures import score_pictures
+from gradward.metrics.pictures import placed, score_pictures
 from gradward.metrics.reidentification import MINIMUM_GALLERY, build_gallery, gallery_ranks
-from gradward.metrics.scores import LeakageScores, PictureScores, Scores
+from gradward.metrics.scores import EachImage, ImageScores, LeakageScores, PictureScores, Scores
 
 
 def score_reconstructions(
@@ -51,25 +51,33 @@ def score_reconstructions(
     pictures = score_pictures(reconstructions, control, truths.images, prior_image, mean_image)
     gallery, places = build_gallery(site_images, decoys, truth_positions, gallery_size)
 
-    def recognised(scores: PictureScores, images: Tensor, columns: Tensor) -> Scores:
+    def recognised(
+        scores: PictureScores, each: ImageScores, images: Tensor, columns: Tensor
+    ) -> tuple[Scores, ImageScores]:
         ranks = gallery_ranks(images, places[columns], gallery)
-        return Scores(
+        with_gallery = Scores(
             **asdict(scores),
             reid=float((ranks == 1).double().mean()),
             rank=ranks.quantile(0.5).item(),
             gallery=len(gallery),
         )
+        return with_gallery, replace(each, rank=placed(ranks, columns, len(truths)))
 
-    control_scores = None
-    if control is not None and pictures.control and pictures.control_assignment:
+    each, control_scores, control_each = pictures.each, None, None
+    if control is not None and pictures.control and pictures.control_assignment and each.control:
         rows, columns = pictures.control_assignment
-        control_scores = recognised(pictures.control, control[rows], columns)
+        control_scores, control_each = recognised(
+            pictures.control, each.control, control[rows], columns
+        )
     rows, columns = pictures.assignment
     priors = prior_image.expand(len(columns), *prior_image.shape)
+    real, real_each = recognised(pictures.real, each.real, reconstructions[rows], columns)
+    prior, prior_each = recognised(pictures.prior, each.prior, priors, columns)
     return LeakageScores(
-        real=recognised(pictures.real, reconstructions[rows], columns),
+        real=real,
         control=control_scores,
-        prior=recognised(pictures.prior, priors, columns),
+        prior=prior,
         assignment=pictures.assignment,
         control_assignment=pictures.control_assignment,
+        each=EachImage(real_each, control_each, prior_each),
     )

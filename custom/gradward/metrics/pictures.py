@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gradward.metrics.matching import assign
 from gradward.metrics.recovery import rdlv, recovered_fraction
-from gradward.metrics.scores import PictureComparison, PictureScores
+from gradward.metrics.scores import EachImage, ImageScores, PictureComparison, PictureScores
 from gradward.metrics.similarity import mse, psnr, ssim, ssim_matrix
 
 
@@ -40,33 +40,61 @@ def score_pictures(
     p = ssim(priors, truths)
     guess = torch.maximum(p, ssim(mean_image.expand(truths.shape), truths))
 
-    def score(pictures: Tensor, s: Tensor, columns: Tensor, baseline: Tensor) -> PictureScores:
+    def score(
+        pictures: Tensor, s: Tensor, columns: Tensor, baseline: Tensor
+    ) -> tuple[PictureScores, ImageScores]:
         s, true = s[columns], truths[columns]
-        return PictureScores(
+        recovered = recovered_fraction(s, guess[columns])
+        each = ImageScores(
+            ssim=placed(s, columns, len(truths)),
+            recovered=placed(recovered, columns, len(truths)),
+            rank=torch.full((len(truths),), torch.nan, dtype=torch.float64),
+        )
+        means = PictureScores(
             n_images=len(columns),
             ssim=_mean(s),
             prior_ssim=_mean(p[columns]),
             psnr=_mean(psnr(pictures, true)),
             mse=_mean(mse(pictures, true)),
             rdlv=_mean(rdlv(s, p[columns])),
-            recovered=_mean(recovered_fraction(s, guess[columns])),
+            recovered=_mean(recovered),
             leakage=_mean((s - baseline[columns]).clamp_min(0)),
         )
+        return means, each
 
-    baseline, control_scores, control_assignment = guess, None, None
+    baseline, control_scores, control_each, control_assignment = guess, None, None, None
     if control is not None:
         rows, columns, of_control = _matched(control, truths)
         control_assignment = (rows, columns)
-        control_scores = score(control[rows], of_control, columns, guess)
+        control_scores, control_each = score(control[rows], of_control, columns, guess)
         baseline = torch.maximum(guess, of_control)
     rows, columns, s = _matched(reconstructions, truths)
+    real, real_each = score(reconstructions[rows], s, columns, baseline)
+    prior, prior_each = score(priors[columns], p, columns, guess)
     return PictureComparison(
-        real=score(reconstructions[rows], s, columns, baseline),
+        real=real,
         control=control_scores,
-        prior=score(priors[columns], p, columns, guess),
+        prior=prior,
         assignment=(rows, columns),
         control_assignment=control_assignment,
+        each=EachImage(real_each, control_each, prior_each),
     )
+
+
+def placed(values: Tensor, columns: Tensor, number: int) -> Tensor:
+    """Put each value at its column among ``number`` truths; nan elsewhere.
+
+    Args:
+        values: ``(n,)``.
+        columns: ``(n,)`` int64.
+        number: of the truths, ``m``.
+
+    Returns:
+        ``(m,)`` float64 on the CPU.
+    """
+    found = torch.full((number,), torch.nan, dtype=torch.float64)
+    found[columns.cpu()] = values.detach().cpu().double()
+    return found
 
 
 def _matched(pictures: Tensor, truths: Tensor) -> tuple[Tensor, Tensor, Tensor]:

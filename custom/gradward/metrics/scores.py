@@ -62,6 +62,33 @@ class Scores(PictureScores):
 
 
 @dataclass(frozen=True)
+class ImageScores:
+    """Scores truth by truth, nan where no picture was matched to it. They stay at home.
+
+    Attributes:
+        ssim, recovered: ``(m,)`` float64, as of :class:`PictureScores`.
+        rank: ``(m,)`` float64, in the gallery; nan without one.
+    """
+
+    ssim: Tensor
+    recovered: Tensor
+    rank: Tensor
+
+
+@dataclass(frozen=True)
+class EachImage:
+    """The same three by image that :class:`Comparison` holds over all of them.
+
+    Attributes:
+        real, control, prior: over the same truths.
+    """
+
+    real: ImageScores
+    control: ImageScores | None
+    prior: ImageScores
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Scores that are only to be read beside each other.
 
@@ -84,10 +111,12 @@ class Matched:
         assignment: rows into the reconstructions and columns into the truths, as
             :func:`gradward.metrics.matching.match`; it stays at home.
         control_assignment: the same for the control, which is matched by itself; None without.
+        each: what the means are of.
     """
 
     assignment: tuple[Tensor, Tensor]
     control_assignment: tuple[Tensor, Tensor] | None
+    each: EachImage
 
     @property
     def control_beside(self) -> Tensor | None:

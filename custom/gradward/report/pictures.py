@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -80,5 +81,15 @@ def _save(picture: Image.Image, file: Path) -> None:
 
 def to_picture(image: Tensor) -> Image.Image:
     """Turn ``(C, H, W)`` in [0, 1] with one or three channels into an 8-bit RGB picture."""
-    array = np.rint(image.clamp(0, 1).numpy() * 255).astype(np.uint8).transpose(1, 2, 0)
+    return from_bytes(eight_bits(image))
+
+
+def from_bytes(picture: NDArray[np.uint8]) -> Image.Image:
+    """Turn ``(C, H, W)`` uint8 with one or three channels into an RGB picture."""
+    array = picture.transpose(1, 2, 0)
     return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).convert("RGB")
+
+
+def eight_bits(images: Tensor) -> NDArray[np.uint8]:
+    """Return images in [0, 1] of any shape as uint8."""
+    return np.rint(images.detach().clamp(0, 1).cpu().numpy() * 255).astype(np.uint8)

@@ -133,18 +133,40 @@ def read_run(folder: Path) -> Run:
         folder=folder,
         records=list(_lines(folder / FILE_NAME, parse_record)),
         status=read_status(folder),
-        configuration=_read_configuration(folder / CONFIGURATION_FILE),
-        updates=list(_lines(folder / UPDATES_FILE, _parse_update)),
-        scalars=list(_lines(folder / SCALARS_FILE, _parse_scalar)),
+        configuration=read_configuration(folder),
+        updates=list(read_updates(folder)),
+        scalars=list(read_scalars(folder)),
     )
 
 
-def parse_configuration(values: Any) -> Configuration:
-    """Check what a JSON file holds.
+def read_updates(folder: Path) -> Iterator[UpdateRecord]:
+    """Yield the records of ``updates.jsonl``; errors as :func:`read_run`."""
+    return _lines(folder / UPDATES_FILE, _parse_update)
+
+
+def read_scalars(folder: Path) -> Iterator[ScalarRecord]:
+    """Yield the records of ``scalars.jsonl``; errors as :func:`read_run`."""
+    return _lines(folder / SCALARS_FILE, _parse_scalar)
+
+
+def read_configuration(folder: Path) -> Configuration | None:
+    """Read ``configuration.json`` of a run's folder; None where there is none.
 
     Raises:
-        ValueError, TypeError, KeyError: it is no configuration of this schema.
+        ValueError: it is not of this schema; names the file.
     """
+    file = folder / CONFIGURATION_FILE
+    if not file.is_file():
+        return None
+    try:
+        return _parse_configuration(json.loads(file.read_text(encoding="utf-8")))
+    except KeyError as error:
+        raise ValueError(f"{file} is no configuration of a run: {error} is missing") from None
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{file} is no configuration of a run: {error}") from None
+
+
+def _parse_configuration(values: Any) -> Configuration:
     _require_schema(values, CONFIGURATION_SCHEMA)
     return Configuration(
         job=str(values["job"]),
@@ -152,22 +174,16 @@ def parse_configuration(values: Any) -> Configuration:
         sites=tuple(map(str, values["sites"])),
         experiment=dict(values["experiment"]),
         audit=dict(values["audit"]),
-        defences=tuple(map(_parse_defence, values["defences"])),
+        defences=tuple(map(parse_defence, values["defences"])),
     )
 
 
-def _read_configuration(file: Path) -> Configuration | None:
-    if not file.is_file():
-        return None
-    try:
-        return parse_configuration(json.loads(file.read_text(encoding="utf-8")))
-    except KeyError as error:
-        raise ValueError(f"{file} is no configuration of a run: {error} is missing") from None
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{file} is no configuration of a run: {error}") from None
+def parse_defence(values: Any) -> Defence:
+    """Check an entry of the configuration's ``defences``.
 
-
-def _parse_defence(values: Any) -> Defence:
+    Raises:
+        ValueError, TypeError, KeyError: it is none.
+    """
     if values["kind"] not in DEFENCE_KINDS:
         raise ValueError(f"a defence must be one of {DEFENCE_KINDS}, got {values['kind']!r}")
     return Defence(

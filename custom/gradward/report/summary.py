@@ -46,10 +46,22 @@ def summarise(records: Sequence[LeakageRecord]) -> list[SiteSummary]:
     return [_summarise_site(*key, own) for key, own in sorted(by_site.items())]
 
 
+def best_by_round(records: Sequence[LeakageRecord]) -> dict[int, Comparison]:
+    """Best of the scored attacks for each round of one site's records, of one subject and seed."""
+    controls = {record.key: record for record in records if record.control}
+    rounds: dict[int, list[LeakageRecord]] = defaultdict(list)
+    for record in records:
+        if record.status == "ok" and not record.control:
+            rounds[record.round].append(record)
+    return {
+        number: best_of_attacks([_comparison(record, controls) for record in attacks])
+        for number, attacks in rounds.items()
+    }
+
+
 def _summarise_site(site: str, subject: str, records: Sequence[LeakageRecord]) -> SiteSummary:
     real = [record for record in records if not record.control]
     scored = [record for record in real if record.status == "ok"]
-    controls = {record.key: record for record in records if record.control}
     summary = SiteSummary(
         site=site,
         subject=subject,
@@ -57,17 +69,12 @@ def _summarise_site(site: str, subject: str, records: Sequence[LeakageRecord]) -
         scored=len(scored),
         statuses=tuple(sorted({record.status for record in real} - {"ok"})),
     )
-    rounds: dict[int, list[LeakageRecord]] = defaultdict(list)
-    for record in scored:
-        rounds[record.round].append(record)
-    if not rounds:
+    best = best_by_round(records)
+    if not best:
         return summary
-    best = {
-        number: best_of_attacks([_comparison(record, controls) for record in attacks])
-        for number, attacks in rounds.items()
-    }
-    worst = max(best, key=lambda number: _severity(best[number].real))
-    strongest = max(rounds[worst], key=lambda record: _severity(_scores(record)))
+    worst = max(best, key=lambda number: severity(best[number].real))
+    attacks = [record for record in scored if record.round == worst]
+    strongest = max(attacks, key=lambda record: severity(_scores(record)))
     return replace(
         summary,
         round=worst,
@@ -90,6 +97,7 @@ def _scores(record: LeakageRecord) -> Scores:
     return Scores.from_dict(record.scores())
 
 
-def _severity(scores: Scores) -> tuple[float, float]:
+def severity(scores: Scores) -> tuple[float, float]:
+    """What the worst is told by: first re-identified, then recovered."""
     recovered = -math.inf if math.isnan(scores.recovered) else scores.recovered
     return scores.reid, recovered

@@ -1,0 +1,141 @@
+"""Commands and Python blocks of the documentation, run as they stand there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+import gradward.audit
+from gradward.attacks import Budget
+from gradward.cli import main
+from gradward.data.form import ImageForm
+from gradward.flare.recipe import AuditRecipe
+from gradward.models import build_model
+from gradward.report.pictures import save_picture
+from gradward.training import TrainingSettings
+
+from .attack_fixtures import patches, train
+from .docs_pages import ROOT, commands, scripts
+
+
+def call(page: str, start: str, *more: str) -> Result:
+    """Run the one command of a page that starts so, in the current folder."""
+    (command,) = {item for item in commands(page) if item.startswith(start)}
+    return CliRunner().invoke(main, [*shlex.split(command)[1:], *more])
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with g.pt, u.pt, the true picture, a prior and public pictures, 64x64 and grey."""
+    monkeypatch.chdir(tmp_path)
+    form = ImageForm([64, 64], 1)
+    grey = form.fit(patches()[196:204])
+    model = build_model("resnet18", in_channels=1, num_classes=2, image_size=[64, 64], seed=0)
+    settings = TrainingSettings(batch_size=1, lr=0.01)
+    before, update, _ = train(model, grey[:1], torch.tensor([1]), settings)
+    torch.save(before, "g.pt")
+    torch.save({name: before[name] + update[name] for name in before}, "u.pt")
+    for folder, images in (("truth", grey[:1]), ("public", grey[1:])):
+        Path(folder).mkdir()
+        for number, image in enumerate(images):
+            save_picture(Path(folder) / f"{number}.png", image)
+    save_picture(Path("prior_mean.png"), grey[1:].mean(0))
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/audit.md"])
+def test_an_update_is_audited(desk: Path, page: str) -> None:
+    """As it stands there, with one attack and one evaluation in place of two minutes."""
+    result = call(
+        page,
+        "gradward audit --model resnet18 --global g.pt",
+        "--evaluations",
+        "1",
+        "--attack",
+        "features",
+    )
+    assert result.exit_code == 0, result.output
+    audit = json.loads(Path("audit/audit.json").read_text())
+    assert [attack["attack"] for attack in audit["attacks"]] == ["features"]
+    assert Path("audit/features/side-by-side.png").is_file()
+
+
+def test_an_update_is_audited_in_python(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gradward.attacks import AttackSpec
+
+    quick = partial(
+        gradward.audit.audit_update, budget=Budget(evaluations=1), attacks=[AttackSpec("features")]
+    )
+    monkeypatch.setattr(gradward.audit, "audit_update", quick)
+    exec(scripts("docs/audit.md")[0], {})
+    assert Path("audit/audit.json").is_file()
+
+
+def test_data_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    subprocess.run([sys.executable, str(ROOT / "docs/examples/make_own_data.py")], check=True)
+    settings = json.loads(Path("gradward.json").read_text())
+    settings["data"]["chest-xray"] = settings["data"].pop("ward")
+    Path("gradward.json").write_text(json.dumps(settings))
+    result = call("README.md", "gradward data chest-xray")
+    assert result.exit_code == 0, result.output
+    assert "120 images" in result.output
+
+
+def test_the_recipe_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    executed: list[Sequence[str]] = []
+    monkeypatch.setattr(AuditRecipe, "execute", lambda self, env: executed.append(env.clients))
+    exec(scripts("docs/attach.md")[0], {})
+    assert executed == [["north", "south", "east"]]
+    assert (tmp_path / "jobs/wards/app/config/config_fed_server.json").is_file()
+
+
+def test_an_audit_is_attached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "client_api"))
+    from net import Net
+    from nvflare.app_opt.pt.recipes.fedavg import FedAvgRecipe
+
+    script = str(ROOT / "tests" / "client_api" / "train.py")
+    FedAvgRecipe(
+        name="their_job", model=Net(), min_clients=2, num_rounds=1, train_script=script
+    ).export(str(tmp_path))
+    result = call("docs/attach.md", "gradward attach")
+    assert result.exit_code == 0, result.output
+    assert "auditor" in Path("their_job_audited/app/config/config_fed_server.json").read_text()
+
+
+def test_a_job_is_exported_without_code(tmp_path: Path) -> None:
+    (command,) = {c for c in commands("docs/deployment.md") if c.startswith("gradward export")}
+    words = shlex.split(command.replace("/tmp/quickstart", str(tmp_path / "quickstart")))
+    assert CliRunner().invoke(main, words[1:]).exit_code == 0
+    assert not list((tmp_path / "quickstart").rglob("custom"))
+
+
+def test_the_attack_of_the_page_recovers() -> None:
+    environment: dict[str, Any] = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "docs" / "examples"), str(ROOT / "custom")]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", scripts("docs/extending.md")[0]],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    gains = dict(re.findall(r"^(\w+) recovered [-\d.]+, gain ([-\d.]+)$", done.stdout, re.M))
+    assert float(gains["SquaresByAdam"]) > 0.2 and float(gains["matching"]) > 0.5
