@@ -1,4 +1,4 @@
-"""Server run folders as they are stored, made up: each figure is an argument or drawn from a seed."""
+"""Run folders as a server stores them, made up: figures are given or drawn from a seed."""
 
 from __future__ import annotations
 

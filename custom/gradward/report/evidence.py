@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import pstdev
 
 from scipy.stats import binomtest, fisher_exact
 
@@ -55,6 +56,7 @@ class Evidence:
         by_chance: hits that blind guessing would have, one in the gallery's size for each try.
         recovered: the most of all rounds, in round ``best_round``; nan where undefined.
         control_recovered: the most of all rounds' controls.
+        control_scatter: standard deviation of what the controls recovered; 0 for a single one.
         missing_controls: runs in which the prior stands in.
         told_apart: whether in ``best_round`` more were re-identified than of the control.
         luck: probability of as many hits if update and control told the same and all tries were
@@ -79,6 +81,7 @@ class Evidence:
     recovered: float
     best_round: int
     control_recovered: float
+    control_scatter: float
     missing_controls: int
     told_apart: bool
     luck: float
@@ -122,6 +125,7 @@ def sum_up(attack: str, tries: Sequence[Try]) -> Evidence:
     control_hits = sum(_hits(item, item.beside) for item in beside)
     best = max(tries, key=lambda item: _or_least(item.real.recovered))
     images = min(item.images for item in tries)
+    bars = [i.beside.recovered for i in tries if not math.isnan(i.beside.recovered)]
     return Evidence(
         attack=attack,
         rounds=len({(item.record.round, item.record.seed) for item in tries}),
@@ -135,10 +139,8 @@ def sum_up(attack: str, tries: Sequence[Try]) -> Evidence:
         by_chance=sum(i.images / i.real.gallery for i in sought if i.real.gallery > 0),
         recovered=best.real.recovered,
         best_round=best.record.round,
-        control_recovered=max(
-            (i.beside.recovered for i in tries if not math.isnan(i.beside.recovered)),
-            default=math.nan,
-        ),
+        control_recovered=max(bars, default=math.nan),
+        control_scatter=pstdev(bars) if bars else 0.0,
         missing_controls=sum(item.control is None for item in tries),
         told_apart=best.real.reid > best.beside.reid,
         luck=_fisher(hits, count, control_hits, control_count),

@@ -38,7 +38,7 @@ def lowest(tries: Sequence[Try]) -> float:
     """Return where the axes of recovered fractions begin, the same for all sites of a page."""
     values = [value for item in tries for value in (item.real.recovered, item.beside.recovered)]
     least = min((value for value in values if not math.isnan(value)), default=0.0)
-    return max(-1.0, math.floor(min(least, -0.25) * 4) / 4)
+    return max(-1.0, math.floor(min(least, -0.5) * 2) / 2)
 
 
 def scale(site: str, tries: Sequence[Try], left: float) -> Markup:

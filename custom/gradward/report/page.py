@@ -95,6 +95,7 @@ def _context(run: Run) -> dict[str, Any]:
         "words": verdict.WORDS,
         "luck": verdict.LUCK,
         "visible": verdict.VISIBLE,
+        "scatter": verdict.SCATTER,
         "sites": sites,
         "left": left,
         "accuracy": accuracy,
@@ -135,12 +136,11 @@ def _utility(
     """Return each site's verdict with its first and last accuracy and what was recovered most."""
     found = []
     for item in sorted(verdicts, key=lambda v: in_order(v.site)):
-        values = {s.step: s.value for s in scalars if (s.site, s.tag) == (item.site, _ACCURACY)}
+        values = {
+            s.step: s.value for s in scalars if (s.site, s.tag) == (item.site, figures.ACCURACY)
+        }
         steps = sorted(values)
         most = max((e.recovered for e in item.evidence), default=None)
         first, last = (values[steps[0]], values[steps[-1]]) if steps else (None, None)
         found.append((item, first, last, most))
     return found
-
-
-_ACCURACY = figures.ACCURACY

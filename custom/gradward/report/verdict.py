@@ -14,9 +14,10 @@ from gradward.report.records import CANARY, LIVE, LeakageRecord
 from gradward.report.table import membership_unknown, show
 
 LEAKS, PARTLY, NONE, UNKNOWN = LEVELS = ("leaks", "partly", "none", "unknown")
-# A recovered fraction this far above every control and above a good guess is more than their
-# scatter, which is a few hundredths on the images that GradWard is tested with.
+# A recovered fraction counts as seen if it is this far above a good guess and every control, and
+# by as many standard deviations of the controls: the best of many tries is far out by luck alone.
 VISIBLE: Final = 0.1
+SCATTER: Final = 2.0
 # What luck would bring about more often than once in twenty is not taken for a finding.
 LUCK: Final = 0.05
 
@@ -110,7 +111,7 @@ def _judge_site(site: str, subject: str, records: Sequence[LeakageRecord]) -> Ve
         site,
         subject,
         level,
-        _headline(level, proof, pooled.control_recovered),
+        _headline(level, proof.recovered >= _bar(pooled)),
         _figures(level, proof, len(evidence), pooled.control_recovered),
         tuple(_limits(level, proof, subject, tries, missing, len(real))),
         tuple(evidence),
@@ -120,11 +121,11 @@ def _judge_site(site: str, subject: str, records: Sequence[LeakageRecord]) -> Ve
 
 def _level(evidence: Sequence[Evidence], pooled: Evidence) -> tuple[str, Evidence]:
     """Return the level and what it rests on: one attack, or all where none found anything."""
-    # More attacks have more luck: the bar is the best of all controls, and chance is shared out.
-    bar = max(0.0, -math.inf if math.isnan(c := pooled.control_recovered) else c)
+    # More attacks have more luck: the bar is above all their controls, and chance is shared out.
+    bar = _bar(pooled)
     luck = LUCK / len(evidence)
     ranked = sorted(evidence, key=lambda e: (e.luck, -_or_least(e.recovered)))
-    seen = [e for e in ranked if e.recovered >= bar + VISIBLE]
+    seen = [e for e in ranked if e.recovered >= bar]
     proofs: list[tuple[str, Iterable[Evidence]]] = [
         (LEAKS, (e for e in seen if e.told_apart)),
         (LEAKS, (e for e in ranked if e.luck_of_images < luck)),
@@ -137,18 +138,24 @@ def _level(evidence: Sequence[Evidence], pooled: Evidence) -> tuple[str, Evidenc
     return NONE, pooled
 
 
+def _bar(pooled: Evidence) -> float:
+    """Return the recovered fraction from which on something counts as seen."""
+    best = max(0.0, _or_least(pooled.control_recovered))
+    return best + max(VISIBLE, SCATTER * pooled.control_scatter)
+
+
 def _or_least(value: float) -> float:
     return -math.inf if math.isnan(value) else value
 
 
-def _headline(level: str, found: Evidence, bar: float) -> str:
+def _headline(level: str, seen: bool) -> str:
     return {
         (LEAKS, True): "Images can be recognised in what the server rebuilt",
         (LEAKS, False): "Rebuilt images can be told apart, though they look unlike the true ones",
         (PARTLY, True): "Images were recovered in part",
         (PARTLY, False): "The attack did better on the update than luck explains",
         (NONE, False): "Not recovered by these attacks within this budget",
-    }[level, found.recovered >= max(0.0, _or_least(bar)) + VISIBLE]
+    }[level, seen]
 
 
 def _figures(level: str, found: Evidence, attacks: int, bar: float) -> str:
