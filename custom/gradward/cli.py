@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,8 @@ def run(
 
     job = job.resolve()
     folder = workspace or Path("runs") / job.name
+    # A batch system, or `timeout`, ends a run so; the simulator must not outlive it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     progress = RunProgress(job.name)
     try:
         with changed_job(job, settings) as changed, progress:

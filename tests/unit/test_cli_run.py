@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,8 +146,6 @@ def follow(logs: dict[str, str], code: int, printed: str = "") -> Callable[..., 
     """A simulator that leaves these logs of errors and ends with this code."""
 
     def run(command: list[str], log: int, workspace: Path, watch: Any) -> int:
-        import os
-
         os.write(log, printed.encode())
         for party, text in logs.items():
             (workspace / party).mkdir(parents=True)
@@ -211,14 +212,26 @@ def test_a_site_that_the_others_did_without_is_told_of(
     assert result.stderr == "Warning: site-2: cannot carry out 'train': gone\n"
 
 
-def test_ctrl_c_says_what_is_kept(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_and_says_what_is_kept(
+    job: Path, monkeypatch: pytest.MonkeyPatch, by: signal.Signals
+) -> None:
     def stop(*arguments: Any) -> int:
         server = simulator.server_folder(Path("runs", "job"))
         server.mkdir(parents=True)
         (server / simulator.FILE_NAME).write_text(json.dumps({"of": "round 0"}) + "\n")
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), by)
+        time.sleep(10)
+        pytest.fail("it was not stopped")
 
     monkeypatch.setattr(simulator, "_follow", stop)
-    result = call("job")
+    before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
+    # Tests that run in the background ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        result = call("job")
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
     assert result.exit_code == 1
     assert "stopped; 1 record is kept; `gradward report runs/job` shows it" in result.stderr

@@ -13,7 +13,7 @@ from typing import Any
 from gradward.cli import main
 
 PACKAGE = Path(import_module("gradward").__file__ or "").parent
-PARTS = ("command_line", "jobs", "data", "perturbation", "sites", "updates")
+PARTS = ("command_line", "kits", "jobs", "data", "perturbation", "sites", "updates")
 
 Mistake = Callable[[Path], Any]
 _mistakes: dict[str, Mistake] = {}

@@ -20,6 +20,7 @@ from gradward.flare.door import ScoringDoor
 from gradward.flare.dp_account import spend_round
 from gradward.flare.experiment import experiment_of
 from gradward.flare.outgoing import read_result
+from gradward.flare.own_code import require_allowed
 from gradward.flare.policies import ScoringPolicy
 from gradward.flare.recalibration import PublicRecalibration
 from gradward.flare.receipt import Receipt
@@ -176,3 +177,8 @@ def public_images_differ(folder: Path) -> None:
         perturbation=None,
         aborted=lambda: False,
     )
+
+
+@mistake("… is not allowed here: the job brings")
+def foreign_code(folder: Path) -> None:
+    require_allowed("os.system", Desk(folder, experiment()).task("train"))
