@@ -17,6 +17,11 @@ AUDIT = (
 )
 SUBMIT_ANY = "poc/submit.sh jobs/quickstart"
 
+COMPARED = "tests/unit/test_compare_output.py::test_the_command_compares_and_names_mistakes"
+SWEPT = (
+    "tests/unit/test_flare_job_settings.py::test_every_component_of_that_name_is_changed_in_a_copy"
+)
+
 COMMANDS: dict[str, dict[str, str]] = {
     "README.md": {
         "make demo": "tests/integration/test_quickstart.py::"
@@ -61,6 +66,19 @@ COMMANDS: dict[str, dict[str, str]] = {
         ),
         "python 0": f"{HERE}test_an_update_is_audited_in_python",
         "python 1": "tests/unit/test_audit_batch.py: audit_updates with smaller networks",
+    },
+    "docs/compare.md": {
+        "gradward report runs/quickstart runs/quickstart_defended --compare --out compare": (
+            COMPARED
+        ),
+        "for noise in 0.01 0.1 1; do": SWEPT,
+        "gradward run jobs/quickstart_noise --set UpdateNoise.fraction=$noise --workspace "
+        "runs/noise-$noise": SWEPT,
+        "done": SWEPT,
+        "gradward report runs/quickstart runs/noise-* --compare --out compare": (
+            "tests/unit/test_compare_output.py::"
+            "test_the_frontier_and_the_sweep_are_drawn_where_the_numbers_are"
+        ),
     },
     "docs/deployment.md": {
         "gradward run jobs/quickstart": "tests/integration/test_quickstart.py::"
