@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -11,6 +10,7 @@ from gradward.console import show_comparison, show_result
 from gradward.report.compare.page import build_comparison
 from gradward.report.page import build_report
 from gradward.report.site_folder import is_site_folder, site_folders
+from gradward.report.site_page import build_site_page
 
 
 @click.command()
@@ -44,21 +44,15 @@ def report(folders: tuple[Path, ...], compare: bool, names: str | None, out: Pat
         if len(folders) > 1 or names is not None or out is not None:
             raise click.UsageError("several runs, --names and --out belong to --compare")
         if is_site_folder(folders[0].resolve()):
-            page = _build_site_pages([folders[0]])[0]
+            page = build_site_page(folders[0])
             click.echo(f"Site's page {page} (it shows patients and stays there)")
             return
         build_report(folders[0])
-        _build_site_pages(site_folders(folders[0]))
+        for job_folder in site_folders(folders[0]):
+            build_site_page(job_folder)
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     show_result(folders[0])
-
-
-def _build_site_pages(folders: Sequence[Path]) -> list[Path]:
-    # Only here, like the comparison.
-    from gradward.report.site_page import build_site_page
-
-    return [build_site_page(folder) for folder in folders]
 
 
 def _compare(folders: tuple[Path, ...], names: str | None, out: Path) -> None:
