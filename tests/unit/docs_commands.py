@@ -15,6 +15,8 @@ AUDIT = (
     "gradward audit --model resnet18 --global g.pt --update u.pt --image-size 64 64 --channels 1 "
     "--classes 2 --lr 0.01 --batch-size 1 --images 1 "
 )
+COMPARE = "tests/unit/test_compare_output.py::test_the_command_compares_and_names_mistakes"
+SETTING = "tests/unit/test_flare_job_settings.py: what --set makes of a job; no run of its own"
 SUBMIT_ANY = "poc/submit.sh jobs/quickstart"
 
 COMMANDS: dict[str, dict[str, str]] = {
@@ -61,6 +63,14 @@ COMMANDS: dict[str, dict[str, str]] = {
         ),
         "python 0": f"{HERE}test_an_update_is_audited_in_python",
         "python 1": "tests/unit/test_audit_batch.py: audit_updates with smaller networks",
+    },
+    "docs/compare.md": {
+        "gradward report runs/quickstart runs/quickstart_defended --compare --out compare": COMPARE,
+        "for noise in 0.01 0.1 1; do": SETTING,
+        "gradward run jobs/quickstart_noise --set UpdateNoise.fraction=$noise --workspace "
+        "runs/noise-$noise": SETTING,
+        "done": SETTING,
+        "gradward report runs/quickstart runs/noise-* --compare --out compare": COMPARE,
     },
     "docs/deployment.md": {
         "gradward run jobs/quickstart": "tests/integration/test_quickstart.py::"
