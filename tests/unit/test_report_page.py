@@ -93,7 +93,7 @@ def test_a_site_that_the_job_leaves_out_is_named(tmp_path: Path) -> None:
     text = text_of(
         write_run(tmp_path, beside_control(QUIET, QUIET), configuration={"audit": audit})
     )
-    assert "1 site: 1 shows" in text and "leaves out: site-2, site-3" in text
+    assert "1 site: 1 shows" in text and "nothing is known of them: site-2, site-3" in text
     assert "Only every 2 rounds" in text
 
 
