@@ -55,7 +55,7 @@ def test_a_run_in_which_nothing_was_attacked_has_a_page(tmp_path: Path) -> None:
 def test_records_alone_suffice(tmp_path: Path) -> None:
     """Runs of earlier versions left nothing else."""
     text = text_of(write_run(tmp_path, beside_control(QUIET, QUIET)))
-    assert "1 site: from 1 nothing was recovered." in text
+    assert "1 site: 1 shows no more than the controls." in text
     assert "not written down by this run" in text and "No validation accuracy" in text
 
 
@@ -93,7 +93,7 @@ def test_a_site_that_the_job_leaves_out_is_named(tmp_path: Path) -> None:
     text = text_of(
         write_run(tmp_path, beside_control(QUIET, QUIET), configuration={"audit": audit})
     )
-    assert "1 site: from 1" in text and "leaves out: site-2, site-3" in text
+    assert "1 site: 1 shows" in text and "nothing is known of them: site-2, site-3" in text
     assert "Only every 2 rounds" in text
 
 

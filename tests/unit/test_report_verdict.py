@@ -107,7 +107,7 @@ def test_nothing_scored_is_not_known_and_says_why() -> None:
 def test_a_site_without_any_record_is_not_left_out() -> None:
     found = judge(beside_control(QUIET, QUIET), ["site-1", "site-2"])
     assert [(i.site, i.level) for i in found] == [("site-1", "none"), ("site-2", "unknown")]
-    assert in_short(found) == "2 sites: from 1 nothing was recovered, of 1 nothing is known."
+    assert in_short(found) == "2 sites: 1 shows no more than the controls, of 1 nothing is known."
 
 
 def test_the_gravest_comes_first_and_then_the_order_of_numbers() -> None:

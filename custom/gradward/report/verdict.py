@@ -89,7 +89,7 @@ def in_short(verdicts: Sequence[Verdict]) -> str:
     told = {
         LEAKS: f"{counts[LEAKS]} leak{'s' * (counts[LEAKS] == 1)}",
         PARTLY: f"{counts[PARTLY]} show{'s' * (counts[PARTLY] == 1)} signs of a leak",
-        NONE: f"from {counts[NONE]} nothing was recovered",
+        NONE: f"{counts[NONE]} show{'s' * (counts[NONE] == 1)} no more than the controls",
         UNKNOWN: f"of {counts[UNKNOWN]} nothing is known",
     }
     parts = [words for level, words in told.items() if counts[level]]
@@ -200,10 +200,7 @@ def _limits(
             "one may be worse off than the mean shows."
         )
     if level == NONE and found.hits > found.control_hits:
-        limits.append(
-            f"{_many(found.hits - found.control_hits, 'hit')} more than the control had is within "
-            "what luck explains."
-        )
+        limits.append("That the control had fewer hits is within what luck explains.")
     without = sum(item.control is None for item in tries)
     if without:
         limits.append(
