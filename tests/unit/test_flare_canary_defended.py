@@ -20,10 +20,11 @@ from gradward.defenses.noise import SECRET_FILE
 from gradward.defenses.perturbation import SitePerturber
 from gradward.flare.canary import CANARY_IMAGES_META, CANARY_TASK
 from gradward.flare.gate import LeakageGate
-from gradward.flare.guard import JOURNAL, PerturbationGuard
+from gradward.flare.guard import PerturbationGuard
 from gradward.flare.perturber import Perturbation
 from gradward.flare.perturber_store import LEDGER_FILE
 from gradward.flare.update_filters import UpdateNoise
+from gradward.report.site_folder import GUARD
 
 from .canary_desk import (
     QUICK,
@@ -119,7 +120,7 @@ def reason(desk: Federation, reply: Shareable, fl_ctx: FLContext) -> str:
     """Why the guard blocks a reply; fails if it does not."""
     answer = PerturbationGuard().process(reply, fl_ctx)
     assert answer == make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR)
-    return str(desk.journal(JOURNAL)[-1]["reason"])
+    return str(desk.journal(GUARD)[-1]["reason"])
 
 
 def test_the_guard_lets_a_perturbed_canary_pass_with_its_count(
@@ -133,7 +134,7 @@ def test_the_guard_lets_a_perturbed_canary_pass_with_its_count(
         "perturbed_samples": 16,
         CANARY_IMAGES_META: 16,
     }
-    assert desk.journal(JOURNAL)[-1]["round"] == 2
+    assert desk.journal(GUARD)[-1]["round"] == 2
 
 
 def test_the_guard_blocks_an_undefended_canary(tmp_path: Path, public: PublicSet) -> None:
