@@ -21,9 +21,8 @@ picture: demo
 	cp runs/quickstart/workspace.private/site-1/jobs/simulate_job/pictures/round-2-matching.png \
 	    docs/quickstart-site-1.png
 
-# Every plot and table of the benchmarks, from the results that are kept; measures nothing.
+# The plots and tables whose single results are kept in the repository; measures nothing.
 figures: $(VENV)/.runtime
-	$(BIN)/python benchmarks/attacks.py --report
 	$(BIN)/python benchmarks/defenses.py --report
 	$(BIN)/python benchmarks/one_image_sites.py --set chest-xray --report
 	$(BIN)/python benchmarks/one_image_sites.py --set histology --report

@@ -15,6 +15,15 @@ AUDIT = (
     "gradward audit --model resnet18 --global g.pt --update u.pt --image-size 64 64 --channels 1 "
     "--classes 2 --lr 0.01 --batch-size 1 --images 1 "
 )
+BOARD = (
+    "tests/unit/test_flare_tensorboard.py::test_values_can_be_read_while_the_run_goes_on: the "
+    "files, by TensorBoard's own reader"
+)
+MLFLOW = "tests/integration/test_tracking.py::test_mlflow_has_what_tensorboard_has, once installed"
+WANDB = (
+    "tests/unit/test_flare_run_log.py::test_all_scalars_are_kept_whoever_streams_them: what is "
+    "handed over; the service itself wants an account"
+)
 SUBMIT_ANY = "poc/submit.sh jobs/quickstart"
 
 COMPARED = "tests/unit/test_compare_output.py::test_the_command_compares_and_names_mistakes"
@@ -107,6 +116,13 @@ COMMANDS: dict[str, dict[str, str]] = {
         "gradward run my_job --site-settings sites.json": EXTENDING,
         "python 0": f"{HERE}test_the_attack_of_the_page_recovers",
         "python 1": EXTENDING,
+    },
+    "docs/tracking.md": {
+        "tensorboard --logdir runs/quickstart/tb_events": BOARD,
+        "tensorboard --logdir runs": BOARD,
+        "pip install mlflow-skinny sqlalchemy alembic": MLFLOW,
+        "pip install wandb": WANDB,
+        "python 0": WANDB,
     },
     "docs/tutorial.md": {
         "mkdir own": TUTORIAL,
