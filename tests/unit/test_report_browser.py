@@ -1,4 +1,4 @@
-"""The leakage report in a real browser: whole on desk and phone, and fit for assistive tools."""
+"""The pages in a real browser: whole on desk and phone, and fit for assistive tools."""
 
 from __future__ import annotations
 
@@ -14,10 +14,16 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from gradward.report.compare.page import build_comparison
+from gradward.report.exposures import save_exposure
 from gradward.report.page import build_report
+from gradward.report.site_page import build_site_page
 from tests.unit.stored_runs import beside_control, write_demo_run, write_run
+from tests.unit.test_compare_output import noise_sweep
+from tests.unit.test_report_site_page import FIRST, SECOND, TOLD, log
 
 WIDTHS = (1280, 390)
+NAMES = ("demo", "awkward", "site", "comparison")
 GRAVE = ("serious", "critical")
 INSTALLED = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -41,7 +47,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Reports of a run with verdicts, figures, defences and gaps, and of an awkward one."""
+    """A report with verdicts, figures, defences and gaps, an awkward one, and the other pages."""
     long = "a-hospital-with-a-name-that-does-not-end-and-has-no-room-to-break"
     awkward = [
         replace(record, reason="no-room-to-break-" * 12, subject="canary")
@@ -50,7 +56,27 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folders = {name: tmp_path_factory.mktemp(name) for name in ("demo", "awkward")}
     write_demo_run(folders["demo"])
     write_run(folders["awkward"], awkward)
-    return {name: build_report(folder) for name, folder in folders.items()}
+    built = {name: build_report(folder) for name, folder in folders.items()}
+    return built | {
+        "site": _site_page(tmp_path_factory.mktemp("private")),
+        "comparison": _comparison(tmp_path_factory.mktemp("compared")),
+    }
+
+
+def _site_page(root: Path) -> Path:
+    folder = root / "site-1" / "jobs" / "job-1"
+    folder.mkdir(parents=True)
+    save_exposure(folder, FIRST)
+    save_exposure(folder, SECOND)
+    answer = {"round": 0, "attack": "batchnorm", "asked_by": "server", "reason": ""}
+    log(folder, "answers.log", {**answer, "status": "ok", "real": TOLD, "control": TOLD})
+    log(folder, "scalars.log", {"round": 0, "scalars": {"valid/auc": 0.8125}})
+    return build_site_page(folder)
+
+
+def _comparison(folder: Path) -> Path:
+    build_comparison(noise_sweep(folder / "runs"), folder / "out")
+    return folder / "out" / "index.html"
 
 
 def open_page(browser: Browser, file: Path, width: int, **options: Any) -> tuple[Page, list[str]]:
@@ -69,7 +95,7 @@ def open_page(browser: Browser, file: Path, width: int, **options: Any) -> tuple
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", ["demo", "awkward"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_page_stands_alone_and_fits(
     browser: Browser, pages: dict[str, Path], name: str, width: int
 ) -> None:
@@ -86,22 +112,24 @@ def test_a_page_stands_alone_and_fits(
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", ["demo", "site", "comparison"])
 def test_axe_finds_nothing_grave(
-    browser: Browser, pages: dict[str, Path], width: int, scheme: str
+    browser: Browser, pages: dict[str, Path], name: str, width: int, scheme: str
 ) -> None:
-    page, _ = open_page(browser, pages["demo"], width, color_scheme=scheme)
+    page, _ = open_page(browser, pages[name], width, color_scheme=scheme)
     found = Axe().run(page).response
     rules = {rule["id"] for rule in found["passes"]}
-    assert {"color-contrast", "svg-img-alt", "scrollable-region-focusable"} <= rules
+    assert {"color-contrast", "image-alt" if name == "site" else "svg-img-alt"} <= rules
     grave = [rule for rule in found["violations"] if rule["impact"] in GRAVE]
     assert [(rule["id"], rule["nodes"][0]["html"]) for rule in grave] == []
     page.context.close()
 
 
+@pytest.mark.parametrize("name", ["demo", "site", "comparison"])
 def test_headings_are_in_order_and_the_skip_link_comes_first(
-    browser: Browser, pages: dict[str, Path]
+    browser: Browser, pages: dict[str, Path], name: str
 ) -> None:
-    page, _ = open_page(browser, pages["demo"], 1280)
+    page, _ = open_page(browser, pages[name], 1280)
     levels = page.evaluate("[...document.querySelectorAll('h1,h2,h3')].map(h => +h.tagName[1])")
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after - before <= 1 for before, after in pairwise(levels))
