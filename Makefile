@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOB ?= jobs/quickstart
 
-.PHONY: demo poc poc-stop picture figures test test-fast lint format clean
+.PHONY: demo poc poc-stop picture photographs sweep figures test test-fast lint format clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/gradward run $(JOB)
@@ -20,6 +20,21 @@ poc-stop: $(VENV)/.runtime
 picture: demo
 	cp runs/quickstart/workspace.private/site-1/jobs/simulate_job/pictures/round-2-matching.png \
 	    docs/quickstart-site-1.png
+
+# The pictures of report and TensorBoard in README and docs; needs a Chromium.
+photographs: demo $(VENV)/.dev
+	$(BIN)/python docs/photograph.py runs/quickstart
+
+# Noise on the updates, four runs: the picture in docs/compare.md.
+ONE_SITE := --set 'auditor.sites=["site-1"]'
+sweep: $(VENV)/.runtime
+	$(BIN)/gradward run jobs/quickstart $(ONE_SITE) --workspace runs/sweep/none
+	for noise in 0.01 0.1 1; do \
+	    $(BIN)/gradward run jobs/quickstart_noise --set UpdateNoise.fraction=$$noise $(ONE_SITE) \
+	        --workspace runs/sweep/noise-$$noise || exit 1; \
+	done
+	$(BIN)/gradward report runs/sweep/* --compare --out runs/compare
+	cp runs/compare/sweep.png docs/compare-sweep.png
 
 # The plots and tables whose single results are kept in the repository; measures nothing.
 figures: $(VENV)/.runtime
