@@ -9,24 +9,19 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from click.testing import CliRunner, Result
 
 import gradward.audit
 from gradward.attacks import Budget
 from gradward.cli import main
-from gradward.data.form import ImageForm
 from gradward.flare.recipe import AuditRecipe
-from gradward.models import build_model
-from gradward.report.pictures import save_picture
-from gradward.training import TrainingSettings
 
-from .attack_fixtures import patches, train
 from .docs_pages import ROOT, commands, scripts
 
 
@@ -38,20 +33,14 @@ def call(page: str, start: str, *more: str) -> Result:
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with g.pt, u.pt, the true picture, a prior and public pictures, 64x64 and grey."""
+    """A folder with the files of the example, its training cut short."""
     monkeypatch.chdir(tmp_path)
-    form = ImageForm([64, 64], 1)
-    grey = form.fit(patches()[196:204])
-    model = build_model("resnet18", in_channels=1, num_classes=2, image_size=[64, 64], seed=0)
-    settings = TrainingSettings(batch_size=1, lr=0.01)
-    before, update, _ = train(model, grey[:1], torch.tensor([1]), settings)
-    torch.save(before, "g.pt")
-    torch.save({name: before[name] + update[name] for name in before}, "u.pt")
-    for folder, images in (("truth", grey[:1]), ("public", grey[1:])):
-        Path(folder).mkdir()
-        for number, image in enumerate(images):
-            save_picture(Path(folder) / f"{number}.png", image)
-    save_picture(Path("prior_mean.png"), grey[1:].mean(0))
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "examples"))
+    import make_update
+
+    monkeypatch.setattr(make_update, "BEFORE", replace(make_update.BEFORE, epochs=1))
+    monkeypatch.setattr(make_update, "TRAINED_ON", 16)
+    make_update.main()
     return tmp_path
 
 
