@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -134,11 +135,21 @@ class StatisticsTap:
         for layer in self._layers:
             layer.listeners.remove(self._collect)
 
-    def forward(self, images: Tensor) -> list[tuple[str, Tensor, Tensor]]:
-        """Run ``images`` and return the calls."""
+    def forward(
+        self, images: Tensor, weights: Mapping[str, Tensor] | None = None
+    ) -> list[tuple[str, Tensor, Tensor]]:
+        """Run ``images`` and return the calls.
+
+        Args:
+            images: ``(B, C, H, W)``.
+            weights: parameters by name that take the place of the model's own.
+        """
         self.calls = []
         with suppress(_EnoughSeen):
-            self.model(images)
+            if weights:
+                functional_call(self.model, dict(weights), (images,))
+            else:
+                self.model(images)
         return self.calls
 
     def _collect(self, name: str, mean: Tensor, var: Tensor) -> None:
