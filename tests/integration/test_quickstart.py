@@ -21,7 +21,7 @@ SITES = ("site-1", "site-2", "site-3")
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     """Run ``gradward run jobs/quickstart`` away from the shared sample data."""
     folder = tmp_path_factory.mktemp("demo")
     environment = {k: v for k, v in os.environ.items() if k != "GRADWARD_DATA"}
@@ -35,11 +35,11 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     )
     log = folder / "runs" / "quickstart" / "simulator.log"
     assert finished.returncode == 0, finished.stderr + log.read_text(errors="replace")[-4000:]
-    return folder / "runs" / "quickstart", finished.stdout
+    return folder / "runs" / "quickstart", finished.stdout, finished.stderr
 
 
 @pytest.fixture(scope="module")
-def records(demo: tuple[Path, str]) -> list[LeakageRecord]:
+def records(demo: tuple[Path, str, str]) -> list[LeakageRecord]:
     return list(read_records(demo[0] / "leakage.jsonl"))
 
 
@@ -81,7 +81,7 @@ def test_records_say_what_the_attacker_knew(records: list[LeakageRecord]) -> Non
 
 
 def test_tensorboard_holds_leakage_of_three_sites(
-    demo: tuple[Path, str], records: list[LeakageRecord]
+    demo: tuple[Path, str, str], records: list[LeakageRecord]
 ) -> None:
     for site in SITES:
         scalars = tensorboard_scalars(demo[0] / "tb_events" / site)
@@ -98,7 +98,7 @@ def test_tensorboard_holds_leakage_of_three_sites(
                 assert dict(scalars[tag]) == pytest.approx(expected)
 
 
-def test_the_run_folder_says_what_was_run(demo: tuple[Path, str]) -> None:
+def test_the_run_folder_says_what_was_run(demo: tuple[Path, str, str]) -> None:
     run = read_run(demo[0])
     assert run.configuration is not None and run.configuration.defences == ()
     assert (run.configuration.sites, run.configuration.rounds) == (SITES, 3)
@@ -114,7 +114,7 @@ def test_the_run_folder_says_what_was_run(demo: tuple[Path, str]) -> None:
         )
 
 
-def test_pictures_stay_in_the_private_folder(demo: tuple[Path, str]) -> None:
+def test_pictures_stay_in_the_private_folder(demo: tuple[Path, str, str]) -> None:
     folder = demo[0]
     private = folder / "workspace.private" / "site-1" / "jobs" / "simulate_job"
     pictures = sorted(file.name for file in (private / "pictures").iterdir())
@@ -126,7 +126,7 @@ def test_pictures_stay_in_the_private_folder(demo: tuple[Path, str]) -> None:
     assert not list(folder.rglob("*spool*"))
 
 
-def test_the_site_keeps_a_journal_of_its_answers(demo: tuple[Path, str]) -> None:
+def test_the_site_keeps_a_journal_of_its_answers(demo: tuple[Path, str, str]) -> None:
     journal = (
         demo[0] / "workspace.private" / "site-1" / "jobs" / "simulate_job" / "answers.log"
     ).read_text()
@@ -134,8 +134,8 @@ def test_the_site_keeps_a_journal_of_its_answers(demo: tuple[Path, str]) -> None
     assert len(lines) == 6 and {line["status"] for line in lines} == {"ok"}
 
 
-def test_the_command_ends_with_a_table_and_says_where_to_look(demo: tuple[Path, str]) -> None:
-    folder, output = demo
+def test_the_command_ends_with_a_table_and_says_where_to_look(demo: tuple[Path, str, str]) -> None:
+    folder, output, _ = demo
     assert re.search(r"site-1 +1 +matching .* 1\.00 \(0\.00\)", output)
     assert "not recovered by these attacks" in output
     assert "tensorboard --logdir" in output
@@ -143,5 +143,5 @@ def test_the_command_ends_with_a_table_and_says_where_to_look(demo: tuple[Path, 
     assert page.count("<tr") > 36 and "audits were open" not in page
 
 
-def test_progress_names_round_sites_and_audits(demo: tuple[Path, str]) -> None:
-    assert re.search(r"round 3 of 3, 3 of 3 sites heard, \d+ audits open", demo[1])
+def test_progress_names_round_sites_and_audits(demo: tuple[Path, str, str]) -> None:
+    assert re.search(r"round 3 of 3, 3 of 3 sites heard, \d+ audits open", demo[2])

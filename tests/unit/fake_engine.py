@@ -23,7 +23,9 @@ class FakeEngine:
 
     def get_workspace(self) -> Any:
         return SimpleNamespace(
-            get_root_dir=lambda: str(self.root), get_run_dir=lambda job: str(self.root / job)
+            get_root_dir=lambda: str(self.root),
+            get_run_dir=lambda job: str(self.root / job),
+            get_job_meta_path=lambda job: str(self.root / job / "meta.json"),
         )
 
     def fire_event(self, event_type: str, fl_ctx: FLContext) -> None:

@@ -91,8 +91,11 @@ def test_environment_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ({"device": "cuda:63"}, "CUDA devices are"),
         ({"device": "abacus"}, "not known"),
         ({"audit_devices": "cpu"}, "audit_devices"),
-        ({"audit_devices": []}, "'audit_devices' must be a list of devices"),
-        ({"audit_devices": [None]}, "'audit_devices' must be a list of devices"),
+        ({"audit_devices": []}, "must be a list of devices"),
+        (
+            {"audit_devices": [None]},
+            "must be a list of devices",
+        ),
         ({"audit_devices": ["cpu", "cuda:63"]}, "are visible; correct 'audit_devices'"),
         ({"threads": 0}, "threads"),
         ({"data": []}, "data"),
