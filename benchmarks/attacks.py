@@ -93,6 +93,11 @@ def main(
 ) -> None:
     """Run what is missing, then report."""
     torch.set_num_threads(1)
+    if report and not any((out / "records").glob("*.json")):
+        raise click.ClickException(
+            f"{out / 'records'} holds no records, and a report of nothing would replace the one "
+            "that is there; run the study first, or name its folder with --out"
+        )
     if not report:
         peers = Peers(peer_python, leakpro)
         for tool, reason in peers.missing.items():

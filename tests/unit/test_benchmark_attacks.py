@@ -264,3 +264,12 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "GradWard ran alone" in (tmp_path / "report.md").read_text()
     for bad in (["--cases", "imagenet"], ["--cpu-seconds", "0"], ["--cpu-seconds", "fast"]):
         assert CliRunner().invoke(attacks.main, [*bad, *options]).exit_code == 2
+
+
+def test_a_report_of_nothing_replaces_none(tmp_path: Path) -> None:
+    kept = tmp_path / "report.md"
+    kept.write_text("measured")
+    ran = CliRunner().invoke(attacks.main, ["--report", "--out", str(tmp_path)])
+    assert ran.exit_code == 1
+    assert "holds no records" in ran.output
+    assert kept.read_text() == "measured"
