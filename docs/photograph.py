@@ -38,7 +38,7 @@ def photograph_report(browser: Browser, run: Path) -> None:
     last = page.locator("#verdicts .card").last.bounding_box()
     if last is None:
         raise ValueError(f"the report of {run} has no verdict; run the job again")
-    seen = {"x": 0, "y": 0, "width": 1280, "height": last["y"] + last["height"] + 24}
+    seen = {"x": 0, "y": 0, "width": 1280, "height": last["y"] + last["height"] + 8}
     _keep(page.screenshot(clip=seen, full_page=True), "report-verdicts.png")
 
 
