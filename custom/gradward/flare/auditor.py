@@ -229,7 +229,7 @@ class InversionAuditor(FLComponent):
         )
         if not self._book.hear(site, number):
             return
-        status.update(sites_heard=len(self._book.heard(number)))
+        status.update(sites_heard=len(self._book.wanted(self._book.heard(number))))
         if self.subject == CANARY or not self._book.is_audited(number, site):
             return
         started = time.perf_counter()

@@ -28,6 +28,7 @@ from gradward.training_settings import DpSgdSettings
 
 _EXPERIMENT = (
     "model",
+    "model_options",
     "dataset",
     "image_size",
     "channels",
