@@ -12,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import click
 import torch
@@ -32,7 +33,8 @@ NETWORKS = {"bn_cnn": 0.02, "resnet18": 0.05}
 
 def measure(side: int, repeats: int, folder: Path) -> list[dict[str, object]]:
     """Fit both modes at one size and train on them; the limits let every perturber pass."""
-    spec, form = dataset_spec("pneumonia"), {"image_size": (side, side), "channels": 1}
+    spec = dataset_spec("pneumonia")
+    form: dict[str, Any] = {"image_size": (side, side), "channels": 1}
     images = load_split(spec, "training", site="site-1", **form).subset(range(IMAGES))
     public = load_public_set(spec, name="pneumonia", **form).part("fit")
     found = []
