@@ -62,6 +62,10 @@ class Terminal:
         """Type; the terminal makes an interrupt of all its processes of Ctrl-C."""
         os.write(self._screen, keys)
 
+    def signal(self, kind: signal.Signals) -> None:
+        """Send a signal to the command's process group, as a batch system does."""
+        os.killpg(self.process.pid, kind)
+
     def end(self, seconds: float = 120) -> int:
         """Read to the end and return the exit code."""
         deadline = time.monotonic() + seconds

@@ -86,8 +86,7 @@ def run(
 
     job = job.resolve()
     folder = workspace or Path("runs") / job.name
-    # A batch system, or `timeout`, ends a run so; the simulator must not outlive it.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _end_as_by_ctrl_c()
     progress = RunProgress(job.name)
     try:
         with changed_job(job, settings) as changed, progress:
@@ -113,6 +112,14 @@ def run(
     show_result(folder)
     for trouble in finished.troubles:
         click.echo(f"Warning: {trouble}", err=True)
+
+
+def _end_as_by_ctrl_c() -> None:
+    """Let a batch system, `timeout` or a closed terminal end a run so that its records are kept."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # `nohup` has it ignored, and means it.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
 
 
 def _kept(folder: Path) -> str:

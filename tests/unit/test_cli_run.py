@@ -22,6 +22,7 @@ from gradward.flare.party_logs import troubles, why_it_ended
 
 ROOT = Path(__file__).parents[2]
 CLIENT = "app/config/config_fed_client.json"
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # As NVFlare 2.9 writes them, with its own tracebacks before and after.
 WRONG_ARGUMENT = """\
 2026-11-22 08:35:30,130 - JsonScanner - ERROR - Traceback (most recent call last):
@@ -212,7 +213,7 @@ def test_a_site_that_the_others_did_without_is_told_of(
     assert result.stderr == "Warning: site-2: cannot carry out 'train': gone\n"
 
 
-@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("by", ENDING)
 def test_a_signal_ends_the_run_and_says_what_is_kept(
     job: Path, monkeypatch: pytest.MonkeyPatch, by: signal.Signals
 ) -> None:
@@ -225,9 +226,10 @@ def test_a_signal_ends_the_run_and_says_what_is_kept(
         pytest.fail("it was not stopped")
 
     monkeypatch.setattr(simulator, "_follow", stop)
-    before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
-    # Tests that run in the background ignore Ctrl-C.
+    before = {kind: signal.getsignal(kind) for kind in ENDING}
+    # Tests that run in the background ignore Ctrl-C, and under nohup a hangup.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         result = call("job")
     finally:

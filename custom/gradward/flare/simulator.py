@@ -20,6 +20,7 @@ import torch
 from nvflare.private.fed.simulator.simulator_const import SimulatorConstants
 
 from gradward.data import data_root
+from gradward.flare import simulator_main
 from gradward.flare.job_folder import RunError, check_job, set_seed
 from gradward.flare.party_logs import troubles, why_it_ended
 from gradward.flare.perturber_report import fits_under_way
@@ -140,8 +141,7 @@ def run_in_simulator(
         shutil.copytree(job, copy)
         if seed is not None:
             set_seed(copy, seed)
-        command = [sys.executable, "-m", "nvflare.cli", "simulator", str(copy)]
-        command += ["-w", str(workspace.resolve()), "-c", ",".join(sites)]
+        command = ["simulator", str(copy), "-w", str(workspace.resolve()), "-c", ",".join(sites)]
         command += ["--gpu", gpu] if gpu else ["-t", str(threads or len(sites))]
         try:
             with (folder / LOG_FILE).open("wb") as log:
@@ -158,21 +158,27 @@ def server_folder(folder: Path) -> Path:
 
 
 def _follow(
-    command: list[str], log: int, workspace: Path, watch: Callable[[dict[str, Any]], None]
+    arguments: list[str], log: int, workspace: Path, watch: Callable[[dict[str, Any]], None]
 ) -> int:
-    """Run the simulator in a process group of its own and end the group with it."""
+    """Run NVFlare's command line in a process group of its own and end the group with it.
+
+    Where this process is killed, the group ends by itself, see :mod:`simulator_main`.
+    """
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     if (root := data_root()) is not None:
         # The simulator changes the current directory, from which this was found.
         environment["GRADWARD_DATA"] = str(root)
+    theirs, ours = os.pipe()
     process = subprocess.Popen(
-        command,
+        [sys.executable, simulator_main.__file__, str(theirs), *arguments],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
         start_new_session=True,
+        pass_fds=[theirs],
         env=environment,
     )
+    os.close(theirs)
     server = workspace / "server" / SimulatorConstants.JOB_NAME
     private = workspace.with_name(f"{workspace.name}.private")
     try:
@@ -186,6 +192,7 @@ def _follow(
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        os.close(ours)
 
 
 def _check_gpus(gpu: str | None) -> None:
