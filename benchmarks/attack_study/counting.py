@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from gradward.attacks import Observation
+from gradward.attacks.label_rehearsal import RehearsalBook
 from gradward.attacks.labels import infer_labels
 from gradward.models import build_model
 from gradward.training import TrainingSettings
@@ -100,6 +101,6 @@ def _accuracy(counting: Counting, group: int, seed: int, cache: Path) -> float:
     update, _ = train_client(model, chosen.images, chosen.labels, settings, seeded(seed, group))
     observation = Observation.from_update(model, model.state_dict(), update)
     inferred = infer_labels(
-        observation, settings, BATCH, 1, pictures.prior[None], pictures.public, seed
+        observation, settings, BATCH, 1, pictures.prior[None], pictures.public, RehearsalBook(seed)
     )
-    return label_accuracy(inferred, chosen.labels)
+    return label_accuracy(inferred.values, chosen.labels)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from gradward.attacks import AttackRefused
+from gradward.attacks import AttackRefused, label_rehearsal
 from gradward.attacks.labels import infer_labels
 from gradward.data.images import ImageSet
 from gradward.training import RawImages, TrainingSettings, train_locally
@@ -21,7 +23,7 @@ REPEATED = torch.tensor([0, 0, 0, 1, 2, 2, 2, 2])
 def test_one_image(label: int, optimizer: str) -> None:
     settings = TrainingSettings(batch_size=1, optimizer=optimizer)
     observation, _ = observe(small_net(), patches()[200:201], torch.tensor([label]), settings)
-    inferred = infer_labels(observation, settings, 1, 1, public_mean()[None])
+    inferred = infer_labels(observation, settings, 1, 1, public_mean()[None]).values
     assert inferred.tolist() == [label]
     assert inferred.dtype == torch.int64
 
@@ -37,7 +39,7 @@ def test_one_image(label: int, optimizer: str) -> None:
 )
 def test_repeated_labels_are_counted(settings: TrainingSettings) -> None:
     observation, batches = observe(small_net(), patches()[200:208], REPEATED, settings)
-    inferred = infer_labels(observation, settings, 8, len(batches), public_mean()[None])
+    inferred = infer_labels(observation, settings, 8, len(batches), public_mean()[None]).values
     assert inferred.tolist() == REPEATED.tolist()
 
 
@@ -47,7 +49,7 @@ def test_without_a_bias_the_weights_rows_tell(count: int) -> None:
     model = small_net()
     model.fc = nn.Linear(4096, 4, bias=False)
     observation, _ = observe(model, patches()[200 : 200 + count], REPEATED[:count], settings)
-    inferred = infer_labels(observation, settings, count, 1, public_mean()[None])
+    inferred = infer_labels(observation, settings, count, 1, public_mean()[None]).values
     assert inferred.tolist() == REPEATED[:count].tolist()
 
 
@@ -85,7 +87,7 @@ def test_on_a_trained_model_labelled_public_images_tell_more(
         for name, known in (("prior alone", None), ("labelled images", public)):
             inferred = infer_labels(
                 observation, settings, 8, len(batches), public_mean()[None], known
-            )
+            ).values
             counts = torch.stack([torch.bincount(each, minlength=3) for each in (labels, inferred)])
             right[name] += int(counts.min(dim=0).values.sum())
     assert right["labelled images"] >= 21 > right["prior alone"]
@@ -100,7 +102,32 @@ def test_a_class_without_public_images_leaves_the_prior_to_tell(trained_net: nn.
         infer_labels(observation, settings, 8, 1, public_mean()[None], public)
         for public in (None, lacking)
     )
-    assert torch.equal(without, with_few)
+    assert torch.equal(without.values, with_few.values)
+    assert not with_few.by_public_images
+
+
+def test_many_images_are_rehearsed_less_often_and_too_many_not_at_all(
+    trained_net: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = TrainingSettings(batch_size=8, lr=0.01)
+    labels = brightness_classes(patches())
+    observation, _ = observe(trained_net, patches()[200:208], labels[200:208], settings)
+    public = ImageSet(patches()[96:160], labels[96:160])
+    monkeypatch.setattr(label_rehearsal, "MOST_PASSES", 32)
+    made: list[label_rehearsal.Rehearsed] = []
+
+    class Book(label_rehearsal.RehearsalBook):
+        def recall(self, *arguments: Any) -> label_rehearsal.Rehearsed:
+            made.append(super().recall(*arguments))
+            return made[-1]
+
+    for count, steps, rehearsed in ((8, 1, True), (8, 1, True), (129, 17, False)):
+        inferred = infer_labels(
+            observation, settings, count, steps, public_mean()[None], public, Book(0)
+        )
+        assert (len(inferred.values), inferred.by_public_images) == (count, rehearsed)
+    assert [len(each.counts) for each in made] == [4, 4]
+    assert torch.equal(made[0].counts, made[1].counts)
 
 
 def test_where_labels_cannot_be_had() -> None:

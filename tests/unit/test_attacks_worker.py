@@ -9,11 +9,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
+from gradward.attacks import worker as attack_worker
+from gradward.attacks.label_rehearsal import LabelRehearsal, Rehearsed
 from gradward.attacks.spool import load_state, save_state
 from gradward.models import build_model
 from gradward.training import TrainingSettings
@@ -33,18 +37,23 @@ SETTINGS = {"batch_size": 1, "lr": 0.02}
 @pytest.fixture
 def spool(tmp_path: Path) -> Path:
     folder = tmp_path / "spool"
-    (folder / "entry").mkdir(parents=True)
-    model = build_model("bn_cnn", in_channels=3, num_classes=2, image_size=[32, 32], width=8)
-    before, update, _ = train(
-        model, patches()[200:201], torch.tensor([1]), TrainingSettings.from_dict(SETTINGS)
-    )
-    save_state(folder / "entry" / "update.npz", update)
-    save_state(folder / "global.npz", before)
-    labels = torch.arange(8) % 2
-    save_state(folder / "control.npz", {"images": patches()[:8], "labels": labels})
+    folder.mkdir()
+    put_update(folder, "entry", patches()[200:201], torch.tensor([1]))
+    labels = torch.arange(12) % 2
+    save_state(folder / "control.npz", {"images": patches()[:8], "labels": labels[:8]})
+    save_state(folder / "public.npz", {"images": patches()[8:20], "labels": labels})
     np.save(folder / "prior.npy", public_mean().numpy())
-    np.save(folder / "public.npy", patches()[8:20].numpy())
     return folder
+
+
+def put_update(folder: Path, entry: str, images: Tensor, labels: Tensor) -> None:
+    """Train on ``images`` as one batch and put the update into an entry of its own."""
+    model = build_model("bn_cnn", in_channels=3, num_classes=2, image_size=[32, 32], width=8)
+    settings = TrainingSettings.from_dict({**SETTINGS, "batch_size": len(images)})
+    before, update, _ = train(model, images, labels, settings)
+    (folder / entry).mkdir()
+    save_state(folder / entry / "update.npz", update)
+    save_state(folder / "global.npz", before)
 
 
 def request(spool: Path, **changes: object) -> bytes:
@@ -53,7 +62,7 @@ def request(spool: Path, **changes: object) -> bytes:
         "entry": str(spool / "entry"),
         "global": str(spool / "global.npz"),
         "prior": str(spool / "prior.npy"),
-        "public": str(spool / "public.npy"),
+        "public": str(spool / "public.npz"),
         "control": str(spool / "control.npz"),
         "model": MODEL,
         "settings": SETTINGS,
@@ -61,6 +70,7 @@ def request(spool: Path, **changes: object) -> bytes:
         "attacks": [{"name": "matching"}, {"name": "batchnorm", "max_images": 0}],
         "budget": {"evaluations": 20},
         "seed": 3,
+        "rehearsal_seed": 4,
         "device": "cpu",
         "threads": 1,
     }
@@ -123,6 +133,86 @@ def test_requests_are_answered_in_turn(worker: subprocess.Popen[bytes], spool: P
     rejected = ask(worker, request(spool))
     assert rejected["status"] == "rejected" and "'fc.weight'" in rejected["reason"]
     assert rejected["results"] == []
+
+
+@pytest.fixture
+def rehearsals(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Rehearsed]]:
+    """What this process rehearsed, as a worker that has just started."""
+    made: list[Rehearsed] = []
+    rehearse = LabelRehearsal._rehearse_all
+
+    def spy(*arguments: Any) -> Rehearsed:
+        made.append(rehearse(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(LabelRehearsal, "_rehearse_all", spy)
+    monkeypatch.setattr("gradward.attacks.label_rehearsal.REHEARSALS", 12)
+    attack_worker._rehearsals.cache_clear()
+    yield made
+    attack_worker._rehearsals.cache_clear()
+
+
+def of_eight(spool: Path, entry: str, **changes: object) -> list[dict[str, Any]]:
+    """The results, of the update and of its control, of matching eight images."""
+    asked = {
+        "entry": str(spool / entry),
+        "settings": {**SETTINGS, "batch_size": 8},
+        "attacks": [{"name": "matching"}],
+        "budget": {"evaluations": 3},
+    }
+    reply = attack_worker.answer(json.loads(request(spool, **{**asked, **changes})))
+    assert reply["status"] == "ok", reply["reason"]
+    return list(reply["results"])
+
+
+def test_labelled_public_images_tell_labels_and_are_rehearsed_once_a_round(
+    spool: Path, rehearsals: list[Rehearsed]
+) -> None:
+    for site, first in (("a", 200), ("b", 216)):
+        put_update(spool, site, patches()[first : first + 8], torch.arange(8) // 5)
+    real, control = of_eight(spool, "a")
+    assert len(rehearsals) == 1, "the control's are the same"
+    for result in (real, control):
+        told = (result["knowledge"]["labels"], result["knowledge"]["public_images"])
+        assert told == ("inferred", "given"), result["control"]
+
+    there = of_eight(spool, "b")
+    assert len(rehearsals) == 1, "another site's are the same"
+    of_eight(spool, "a", rehearsal_seed=5)
+    of_eight(spool, "a", settings={**SETTINGS, "batch_size": 8, "lr": 0.01})
+    assert len(rehearsals) == 3, "of another round, or after another training, they are not"
+
+    attack_worker._rehearsals.cache_clear()
+    alone = of_eight(spool, "b")
+    assert len(rehearsals) == 4
+    for result in (*there, *alone):
+        del result["seconds"]
+    assert there == alone, "whoever rehearsed first, the result is the same"
+
+
+@pytest.mark.parametrize("public", ["unlabelled", "one class", "none"])
+def test_without_labels_of_each_class_the_prior_tells(
+    spool: Path, rehearsals: list[Rehearsed], public: str
+) -> None:
+    put_update(spool, "a", patches()[200:208], torch.arange(8) // 5)
+    labels = torch.full((12,), -1 if public == "unlabelled" else 0)
+    save_state(spool / "public.npz", {"images": patches()[8:20], "labels": labels})
+    asked = json.loads(request(spool, entry=str(spool / "a"), budget={"evaluations": 3}))
+    asked |= {"settings": {**SETTINGS, "batch_size": 8}, "attacks": [{"name": "matching"}]}
+    if public == "none":
+        del asked["public"]
+    (real, _) = attack_worker.answer(asked)["results"]
+    assert real["knowledge"]["public_images"] == "lacked" and not rehearsals
+    assert len(real["labels"]) == 8
+
+
+def test_an_update_beyond_the_attacks_limits_is_not_rehearsed(
+    spool: Path, rehearsals: list[Rehearsed]
+) -> None:
+    put_update(spool, "a", patches()[200:208], torch.arange(8) // 5)
+    few = [{"name": "matching", "max_images": 4}, {"name": "features", "max_steps": 0}]
+    assert {result["status"] for result in of_eight(spool, "a", attacks=few)} == {"skipped"}
+    assert not rehearsals
 
 
 def test_it_ends_in_the_middle_of_an_attack_when_its_parent_is_gone(

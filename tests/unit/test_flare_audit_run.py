@@ -138,7 +138,7 @@ def test_an_audit_leaves_two_records_and_an_empty_spool(
     assert real.recovered == 0.5 and real.prior["reid"] == 0.5 and real.evals == 5
     spool = run._spool.folder
     wait_for(
-        lambda: {f.name for f in spool.iterdir()} == {"prior.npy", "public.npy", "control.npz"}
+        lambda: {f.name for f in spool.iterdir()} == {"prior.npy", "public.npz", "control.npz"}
     )
     run.stop()
     assert not spool.exists()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gradward.attacks.budget import Budget
 from gradward.attacks.control import control_update, withhold_alike
+from gradward.attacks.label_rehearsal import RehearsalBook
 from gradward.attacks.observation import Observation
 from gradward.attacks.portfolio import AttackResult, Progress, run_portfolio
 from gradward.attacks.spec import AttackSpec
@@ -32,6 +33,7 @@ def run_beside_control(
     device: torch.device | str = "cpu",
     labels: Tensor | None = None,
     public: ImageSet | None = None,
+    rehearsals: RehearsalBook | None = None,
     progress: Progress | None = None,
 ) -> tuple[list[AttackResult], list[AttackResult]]:
     """Run the portfolio on an update and on its wrong-update control.
@@ -44,6 +46,7 @@ def run_beside_control(
         prior, n_images, settings, attacks, budget, seed, device, labels, public: of both runs, as
             of :func:`gradward.attacks.portfolio.run_portfolio`; no control image may be among the
             public ones, or the control would be rebuilt with more knowledge than the update.
+        rehearsals: as there; update and control share them in any case.
         progress: as there; the attacks on the control go by their name and ``" (control)"``.
 
     Returns:
@@ -72,6 +75,7 @@ def run_beside_control(
         "device": device,
         "labels": labels,
         "public": public,
+        "rehearsals": RehearsalBook(seed) if rehearsals is None else rehearsals,
     }
     real = run_portfolio(observation, attacks=attacks, progress=progress, **common)
     ran = {result.attack for result in real if result.status == "ok"}

@@ -8,6 +8,11 @@ et al., IEEE S&P 2017, on one update instead of one model).
 
 from __future__ import annotations
 
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -19,6 +24,10 @@ from gradward.data.images import ImageSet
 from gradward.training import TrainingSettings
 
 REHEARSALS = 200
+# More images an update cost so much more, and go with fewer rehearsals; beyond the limit there are
+# too few to learn from, and no attack that needs labels recovers any.
+MOST_PASSES = 32 * REHEARSALS
+MOST_IMAGES = 128
 LEAST_IMAGES_OF_A_CLASS = 2
 # Drawn shares of the classes: from nearly even ones to a single class.
 _CONCENTRATION = 1.5
@@ -29,6 +38,50 @@ _RIDGE = 0.1
 _FARTHEST = 5.0
 # A product of logits' and slopes' moments for each pair of classes: too many for many classes.
 _MOST_CLASSES_IN_PAIRS = 16
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """What rehearsed updates looked like.
+
+    Attributes:
+        kinds: of each kind of value that the regression reads, ``(rehearsals, values)``.
+        counts: ``(rehearsals, classes)``, images of each class.
+    """
+
+    kinds: list[Tensor]
+    counts: Tensor
+
+
+class RehearsalBook:
+    """Rehearsals by all that they depend on, so that equal ones are made once.
+
+    They depend on the global state, not on the update: an update and its control share them, and
+    so do sites that train alike on equally many images.
+
+    Args:
+        seed: of every rehearsal.
+    """
+
+    _KEPT = 8
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._made: OrderedDict[str, Rehearsed] = OrderedDict()
+
+    def recall(self, key: str, make: Callable[[torch.Generator], Rehearsed]) -> Rehearsed:
+        """Return what was made for ``key``, or make it.
+
+        Args:
+            key: a digest of all that ``make`` goes by but the generator.
+            make: rehearses with a generator of the CPU, always in the same state.
+        """
+        if key not in self._made:
+            self._made[key] = make(torch.Generator().manual_seed(self._seed))
+        self._made.move_to_end(key)
+        while len(self._made) > self._KEPT:
+            self._made.popitem(last=False)
+        return self._made[key]
 
 
 class LabelRehearsal:
@@ -43,8 +96,9 @@ class LabelRehearsal:
         public: labelled images like the client's.
 
     Raises:
-        AttackRefused: a class of which fewer than two images are there, no linear layer at the end,
-            or an optimiser whose update is no multiple of a gradient.
+        AttackRefused: a class of which fewer than two images are there, more than
+            :data:`MOST_IMAGES` images behind the update, no linear layer at the end, or an
+            optimiser whose update is no multiple of a gradient.
     """
 
     def __init__(
@@ -65,6 +119,9 @@ class LabelRehearsal:
         if scarce:
             raise AttackRefused(f"there are too few public images of class {scarce[0]}")
         self._n_images = sum(len(batch) for batch in {tuple(batch) for batch in batches})
+        if self._n_images > MOST_IMAGES:
+            raise AttackRefused(f"{self._n_images} images are too many to rehearse")
+        self._key = _digest(observation, settings, batches, public)
         self._images = public.images.to(self._weight)
         self._client = FrozenClient(observation, settings, batches, name)
         self._layers = observation.batch_statistics
@@ -72,17 +129,15 @@ class LabelRehearsal:
         self._has_bias = len(change) > 1
         self._observed = self._row(change, statistics)
 
-    def counts(self, generator: torch.Generator) -> Tensor:
+    def counts(self, book: RehearsalBook) -> Tensor:
         """Return how many images of each class are expected, ``(classes,)`` float32.
 
         Args:
-            generator: of the CPU; it draws the rehearsals.
+            book: knows what was rehearsed before.
         """
-        rows, counts = zip(*(self._rehearse(generator) for _ in range(REHEARSALS)), strict=True)
-        told = torch.stack(counts)
+        rehearsed = book.recall(self._key, self._rehearse_all)
         seen, observed = [], []
-        for values, real in zip(zip(*rows, strict=True), self._observed, strict=True):
-            kind = torch.stack(values)
+        for kind, real in zip(rehearsed.kinds, self._observed, strict=True):
             mean, deviation = kind.mean(dim=0), kind.std(dim=0)
             # A value that never moved tells nothing; nor can one be read far outside of what was
             # rehearsed. Every kind weighs the same, however many values it has.
@@ -92,9 +147,16 @@ class LabelRehearsal:
             observed.append(weight * ((real - mean) / scale).clamp(-_FARTHEST, _FARTHEST))
         known, row = torch.cat(seen, dim=1), torch.cat(observed)
         # Ridge regression in its dual form: there are fewer rehearsals than values.
-        kernel = known @ known.T + _RIDGE * torch.eye(REHEARSALS).to(known)
-        centre = told.mean(dim=0)
-        return centre + (known @ row) @ torch.linalg.solve(kernel, told - centre)
+        kernel = known @ known.T + _RIDGE * torch.eye(len(known)).to(known)
+        centre = rehearsed.counts.mean(dim=0)
+        return centre + (known @ row) @ torch.linalg.solve(kernel, rehearsed.counts - centre)
+
+    def _rehearse_all(self, generator: torch.Generator) -> Rehearsed:
+        number = min(REHEARSALS, MOST_PASSES // self._n_images)
+        rows, counts = zip(*(self._rehearse(generator) for _ in range(number)), strict=True)
+        return Rehearsed(
+            [torch.stack(values) for values in zip(*rows, strict=True)], torch.stack(counts)
+        )
 
     def _rehearse(self, generator: torch.Generator) -> tuple[list[Tensor], Tensor]:
         labels, images = self._draw(generator)
@@ -130,3 +192,21 @@ class LabelRehearsal:
             parts = [torch.cat([mean, var.clamp(min=1e-12).log()]) for mean, var in statistics]
             row.append(torch.cat(parts))
         return row
+
+
+def _digest(
+    observation: Observation,
+    settings: TrainingSettings,
+    batches: list[list[int]],
+    public: ImageSet,
+) -> str:
+    """Name all that rehearsals depend on."""
+    told = hashlib.sha256()
+    layers = [(layer.name, layer.steps, layer.momentum) for layer in observation.batch_statistics]
+    frozen = [name for name, module in observation.model.named_modules() if not module.training]
+    told.update(repr((settings, batches, layers, frozen)).encode())
+    state = observation.model.state_dict(prefix="model.")
+    for name, value in {**state, "images": public.images, "labels": public.labels}.items():
+        told.update(repr((name, value.dtype, tuple(value.shape), value.device.type)).encode())
+        told.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return told.hexdigest()

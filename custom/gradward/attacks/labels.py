@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from gradward.attacks.head import InputRecorder, last_linear, momentum_gains
-from gradward.attacks.label_rehearsal import LabelRehearsal
+from gradward.attacks.label_rehearsal import LabelRehearsal, RehearsalBook
 from gradward.attacks.observation import AttackRefused, Observation
 from gradward.attacks.search import assumed_batches
 from gradward.attacks.training_copy import training_copy
 from gradward.data.images import ImageSet
 from gradward.losses import class_probabilities
 from gradward.training import TrainingSettings
+
+
+@dataclass(frozen=True)
+class InferredLabels:
+    """What was read from an update.
+
+    Attributes:
+        values: ``(n_images,)`` int64, sorted; their assignment to batches is not known.
+        by_public_images: whether labelled public images told them.
+    """
+
+    values: Tensor
+    by_public_images: bool = False
 
 
 def infer_labels(
@@ -24,8 +37,8 @@ def infer_labels(
     steps: int,
     prior: Tensor,
     public: ImageSet | None = None,
-    seed: int = 0,
-) -> Tensor:
+    rehearsals: RehearsalBook | None = None,
+) -> InferredLabels:
     """Estimate how often each class occurs among the images behind an update.
 
     The cross-entropy's gradient at the last layer's bias is, for class c,
@@ -46,13 +59,11 @@ def infer_labels(
         n_images: how many labels to return.
         steps: K, local optimiser steps.
         prior: ``(B, C, H, W)`` in [0, 1], images like the client's.
-        public: labelled images like the client's, if the attacker has some.
-        seed: of the rehearsal.
+        public: labelled images like the client's, if the attacker has some; a label below 0 is
+            unknown.
+        rehearsals: what was rehearsed before; None starts a book with seed 0.
 
     With ``loss="bce"`` sigmoids take the softmax's place, and the gradient is K times smaller.
-
-    Returns:
-        ``(n_images,)`` int64, sorted; their assignment to batches is not known.
 
     Raises:
         AttackRefused: no linear layer at the end, or an optimiser without a gradient's scale.
@@ -62,7 +73,7 @@ def infer_labels(
     change = _rows(observation.parameter_update[f"{name}.{kind}"])
     if n_images == 1:
         # The only class whose logit was raised; true of any optimiser that descends.
-        return change.argmax().reshape(1)
+        return InferredLabels(change.argmax().reshape(1))
     if settings.optimizer != "sgd":
         raise AttackRefused(
             f"labels of {n_images} images cannot be counted in an update by {settings.optimizer}"
@@ -75,19 +86,35 @@ def infer_labels(
     if settings.loss == "bce":
         gradient = gradient * len(gradient)
     expected = n_images * (class_probabilities(settings.loss, logits).mean(dim=0) - gradient)
+    rehearsed = None
     if public is not None:
+        book = RehearsalBook(0) if rehearsals is None else rehearsals
         batches = assumed_batches(settings.batch_sizes(n_images), steps)
-        # Too few images of a class leave the estimate as it is.
-        with suppress(AttackRefused):
-            rehearsal = LabelRehearsal(observation, settings, batches, public)
-            expected = rehearsal.counts(torch.Generator().manual_seed(seed))
+        rehearsed = _rehearsed_counts(observation, settings, batches, public, book)
+    if rehearsed is not None:
+        expected = rehearsed
     counts = torch.zeros_like(expected)
     if steps == 1:
         # Below zero only where an image of the class is present, whatever the softmax.
         counts[gradient.argsort()[: min(n_images, int((gradient < 0).sum()))]] = 1
     while int(counts.sum()) < n_images:
         counts[(expected - counts).argmax()] += 1
-    return torch.arange(len(counts), device=counts.device).repeat_interleave(counts.long())
+    values = torch.arange(len(counts), device=counts.device).repeat_interleave(counts.long())
+    return InferredLabels(values, by_public_images=rehearsed is not None)
+
+
+def _rehearsed_counts(
+    observation: Observation,
+    settings: TrainingSettings,
+    batches: list[list[int]],
+    public: ImageSet,
+    book: RehearsalBook,
+) -> Tensor | None:
+    """Return the counts that a rehearsal tells; None where it is not to be had."""
+    try:
+        return LabelRehearsal(observation, settings, batches, public).counts(book)
+    except AttackRefused:
+        return None
 
 
 def _rows(tensor: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gradward.attacks.budget import Allowance, Budget, Meter
 from gradward.attacks.case import AttackCase
+from gradward.attacks.label_rehearsal import RehearsalBook
 from gradward.attacks.labels import infer_labels
 from gradward.attacks.observation import AttackRefused, Observation
 from gradward.attacks.search import assumed_batches
@@ -105,6 +106,7 @@ def run_portfolio(
     device: torch.device | str = "cpu",
     labels: Tensor | None = None,
     public: ImageSet | None = None,
+    rehearsals: RehearsalBook | None = None,
     progress: Progress | None = None,
 ) -> list[AttackResult]:
     """Run each attack on one update; one that breaks does not stop the others.
@@ -121,6 +123,7 @@ def run_portfolio(
         labels: ``(n_images,)`` int64, if the attacker is given them; None has them inferred.
         public: images like the client's, if the attacker has some, for attacks that learn a prior
             and, where labelled, to infer labels by; a label below 0 is unknown.
+        rehearsals: what was rehearsed before on such images; None starts a book with ``seed``.
         progress: called as attacks go on.
 
     Raises:
@@ -147,15 +150,16 @@ def run_portfolio(
         labels=None if labels is None else labels.to(device),
         public=None if public is None else public.images.to(start),
     )
-    unlabelled = ""
-    if labels is None and any(_uses_labels(spec, case) for spec in attacks):
+    refusal, inferred = "", None
+    if labels is None and any(_needs_labels(spec, case) for spec in attacks):
         try:
-            inferred = infer_labels(there, settings, n_images, steps, start[None], public, seed)
-            case = replace(case, labels=inferred.to(device))
+            book = RehearsalBook(seed) if rehearsals is None else rehearsals
+            inferred = infer_labels(there, settings, n_images, steps, start[None], public, book)
+            case = replace(case, labels=inferred.values.to(device))
         except Exception as error:
-            unlabelled = _reason(error)
-    rehearsed = n_images > 1 and public is not None and bool((public.labels >= 0).all())
-    known = _Labelling(labels is not None, rehearsed, unlabelled)
+            refusal = _reason(error)
+    by_public_images = inferred is not None and inferred.by_public_images
+    known = _Labelling(labels is not None, by_public_images, refusal)
     return [_run(spec, case, budget, seed, known, progress) for spec in attacks]
 
 
@@ -219,6 +223,15 @@ def _run(
 
 def _uses_labels(spec: AttackSpec, case: AttackCase) -> bool:
     return spec.attack.knowledge(case).labels != "lacked"
+
+
+def _needs_labels(spec: AttackSpec, case: AttackCase) -> bool:
+    """Whether labels are worth a rehearsal: an attack beyond its limits would only refuse."""
+    # An attack of somebody else's has no limits, or limits of its own.
+    most_images = getattr(spec.attack, "max_images", case.n_images)
+    most_steps = getattr(spec.attack, "max_steps", len(case.batches))
+    within = case.n_images <= most_images and len(case.batches) <= most_steps
+    return within and _uses_labels(spec, case)
 
 
 def _reason(error: Exception) -> str:

@@ -14,6 +14,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ import torch
 
 from gradward.attacks.beside_control import run_beside_control
 from gradward.attacks.budget import Budget
+from gradward.attacks.label_rehearsal import RehearsalBook
 from gradward.attacks.observation import Observation, ObservationError
 from gradward.attacks.portfolio import REASON_LENGTH, AttackResult, images_in_update
 from gradward.attacks.spec import AttackSpec
 from gradward.attacks.spool import load_state, save_state
-from gradward.data.images import unlabelled
+from gradward.data.images import ImageSet
 from gradward.models import build_model
 from gradward.training import TrainingSettings
 
@@ -36,11 +38,12 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         request: ``id``; ``entry``, a folder with ``update.npz``; ``global``, ``prior``
-            (``.npy``, (C, H, W)), ``public`` (the same, (N, C, H, W), for learned priors)
-            and ``control`` (``.npz`` of ``images`` and ``labels``), files;
+            (``.npy``, (C, H, W)), and, ``.npz`` of ``images`` and ``labels``, ``control`` and
+            optionally ``public`` (for learned priors, and to infer labels by), files;
             ``model``, arguments of :func:`gradward.models.build_model`, its options nested or
             not; ``settings``, ``attacks``, ``budget``, fields of the classes of these names;
-            ``n_images`` or null; ``seed``; ``device``; ``threads``.
+            ``n_images`` or null; ``seed``; ``rehearsal_seed``, the same for updates that may
+            share rehearsals of labels; ``device``; ``threads``.
 
     Returns:
         ``id``, ``status`` ("ok", "rejected": this is no update of the model, "failed"),
@@ -70,20 +73,21 @@ def _audit(request: Mapping[str, Any]) -> list[dict[str, Any]]:
     global_state, update = load_state(Path(request["global"])), load_state(entry / "update.npz")
     observation = Observation.from_update(model, global_state, update)
     n_images = images_in_update(observation, settings, request.get("n_images"))
-    public = load_state(Path(request["control"]))
+    control_set = _image_set(request["control"])
     real, control = run_beside_control(
         observation,
         update,
-        control_images=public["images"],
-        control_labels=public["labels"],
-        prior=_images(request["prior"]),
+        control_images=control_set.images,
+        control_labels=control_set.labels,
+        prior=torch.from_numpy(np.load(request["prior"], allow_pickle=False)),
         n_images=n_images,
         settings=settings,
         attacks=attacks,
         budget=Budget(**request["budget"]),
         seed=int(request["seed"]),
         device=request.get("device", "cpu"),
-        public=unlabelled(_images(request["public"])) if "public" in request else None,
+        public=_image_set(request["public"]) if "public" in request else None,
+        rehearsals=_rehearsals(int(request["rehearsal_seed"])),
     )
     images = {f"{r.attack}/real": r.images for r in real if r.images is not None}
     images |= {f"{r.attack}/control": r.images for r in control if r.images is not None}
@@ -93,8 +97,15 @@ def _audit(request: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _images(file: str) -> torch.Tensor:
-    return torch.from_numpy(np.load(file, allow_pickle=False))
+@lru_cache(maxsize=2)
+def _rehearsals(seed: int) -> RehearsalBook:
+    """Keep what was rehearsed for a round while its updates come, and the one before it."""
+    return RehearsalBook(seed)
+
+
+def _image_set(file: str) -> ImageSet:
+    arrays = load_state(Path(file))
+    return ImageSet(arrays["images"], arrays["labels"])
 
 
 def _record(result: AttackResult, control: bool, n_images: int) -> dict[str, Any]:

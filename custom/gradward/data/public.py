@@ -36,12 +36,15 @@ class PublicSet:
     _parts: Mapping[str, ImageSet]
 
     @property
-    def attacker_images(self) -> Tensor:
-        """``(N, C, H, W)`` that an attacker may learn from: the parts ``prior`` and ``fit``.
+    def of_attacker(self) -> ImageSet:
+        """What an attacker may learn from: the parts ``prior`` and ``fit``, with their labels.
 
         The others measure attacks: one that had seen them would be judged by what it was told.
         """
-        return torch.cat([self.part(name).images for name in ("prior", "fit")])
+        parts = [self.part(name) for name in ("prior", "fit")]
+        return ImageSet(
+            torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])
+        )
 
     def part(self, part: str) -> ImageSet:
         """Return ``prior``, ``control``, ``decoys``, ``canary`` or ``fit``.

@@ -143,6 +143,7 @@ def attack_update(
             "public": str(spool.public_file),
             "control": str(spool.control_file),
             "seed": derive_seed(experiment.seed, "audit", update.site, update.round),
+            "rehearsal_seed": derive_seed(experiment.seed, "rehearsal", update.round),
             "device": device,
             "threads": 1,
         },

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gradward.attacks.spool import load_state, save_state
-from gradward.data import DataError, PublicSet
+from gradward.data import DataError, ImageSet, PublicSet
 from gradward.flare.experiment import Experiment
 from gradward.flare.site import Site
 from gradward.flare.states import local_change
@@ -89,8 +89,8 @@ class AuditSpool:
 
     @property
     def public_file(self) -> Path:
-        """``(N, C, H, W)`` float32 that attacks may learn from."""
-        return self.folder / "public.npy"
+        """Public images and labels that attacks may learn from; none trains the control."""
+        return self.folder / "public.npz"
 
     @property
     def control_file(self) -> Path:
@@ -148,10 +148,9 @@ class AuditSpool:
         with self._public_lock:
             if self._public is None:
                 public = self._load_public()
-                control = public.part("control")
                 np.save(self.prior_file, public.prior_image.numpy())
-                np.save(self.public_file, public.attacker_images.numpy())
-                save_state(self.control_file, {"images": control.images, "labels": control.labels})
+                _save_images(self.public_file, public.of_attacker)
+                _save_images(self.control_file, public.part("control"))
                 self._public = public
             return self._public
 
@@ -177,3 +176,7 @@ class AuditSpool:
                 "'public_checksum'"
             )
         return public
+
+
+def _save_images(file: Path, images: ImageSet) -> None:
+    save_state(file, {"images": images.images, "labels": images.labels})

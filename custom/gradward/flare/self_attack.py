@@ -10,7 +10,6 @@ from gradward.attacks.observation import Observation
 from gradward.attacks.portfolio import run_portfolio
 from gradward.attacks.spec import AttackSpec
 from gradward.data import ImageSet, PublicSet
-from gradward.data.images import unlabelled
 from gradward.flare.experiment import Experiment
 from gradward.flare.rounds import recall_round
 from gradward.flare.seeds import derive_seed
@@ -77,7 +76,7 @@ class SelfAttack:
             budget=self._budget,
             seed=derive_seed(experiment.seed, "gate", site.name, number),
             device=site.device,
-            public=unlabelled(public.attacker_images),
+            public=public.of_attacker,
         )
         broken = [result.attack for result in results if result.status == "failed"]
         if broken:
