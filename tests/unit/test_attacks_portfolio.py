@@ -320,6 +320,9 @@ def test_number_of_images(one: Observation) -> None:
     assert images_in_update(blind, TrainingSettings(batch_size=4, steps=2), None) == 8
     with pytest.raises(AttackRefused):
         images_in_update(blind, ONE, None)
+    assert images_in_update(blind, TrainingSettings(batch_size=4, epochs=2), None, 5) == 12
+    assert images_in_update(blind, TrainingSettings(batch_size=4, steps=2), None, 5) == 8
+    assert images_in_update(three, TrainingSettings(batch_size=2), None, 5) == 6
     assert assumed_batches([2, 1], 4) == [[0, 1], [2], [0, 1], [2]]
 
 

@@ -46,10 +46,13 @@ def spool(tmp_path: Path) -> Path:
     return folder
 
 
-def put_update(folder: Path, entry: str, images: Tensor, labels: Tensor) -> None:
-    """Train on ``images`` as one batch and put the update into an entry of its own."""
-    model = build_model("bn_cnn", in_channels=3, num_classes=2, image_size=[32, 32], width=8)
-    settings = TrainingSettings.from_dict({**SETTINGS, "batch_size": len(images)})
+def put_update(
+    folder: Path, entry: str, images: Tensor, labels: Tensor, steps: int = 1, **network: Any
+) -> None:
+    """Train on ``images`` in batches of the same size; put the update into an entry of its own."""
+    arguments = {**MODEL, **network}
+    model = build_model(**{**arguments.pop("options"), **arguments})
+    settings = TrainingSettings.from_dict({**SETTINGS, "batch_size": len(images) // steps})
     before, update, _ = train(model, images, labels, settings)
     (folder / entry).mkdir()
     save_state(folder / entry / "update.npz", update)
@@ -213,6 +216,73 @@ def test_an_update_beyond_the_attacks_limits_is_not_rehearsed(
     few = [{"name": "matching", "max_images": 4}, {"name": "features", "max_steps": 0}]
     assert {result["status"] for result in of_eight(spool, "a", attacks=few)} == {"skipped"}
     assert not rehearsals
+
+
+WITHOUT_BATCHNORM = {"name": "lenet", "options": {}}
+
+
+def of_lenet(spool: Path, **changes: object) -> dict[str, Any]:
+    """The reply about an update in three steps of two images, of a network without counters."""
+    put_update(spool, "a", patches()[200:206], torch.arange(6) % 2, 3, **WITHOUT_BATCHNORM)
+    asked = {
+        "entry": str(spool / "a"),
+        "model": {**MODEL, **WITHOUT_BATCHNORM},
+        "settings": {"batch_size": 2, "lr": 0.02},
+        "attacks": [{"name": "matching"}, {"name": "features"}],
+        "budget": {"evaluations": 3},
+    }
+    return attack_worker.answer(json.loads(request(spool, **{**asked, **changes})))
+
+
+def test_a_client_states_the_steps_that_no_counter_tells(spool: Path) -> None:
+    reply = of_lenet(spool, steps=3)
+    assert reply["status"] == "ok", reply["reason"]
+    told = [(r["attack"], r["control"], r["n_images"]) for r in reply["results"]]
+    assert told == [(a, c, 6) for c in (False, True) for a in ("matching", "features")]
+    for result in reply["results"]:
+        assert result["status"] == "ok" and len(result["labels"]) == 6
+        assert result["knowledge"]["local_steps"] == "given"
+
+
+@pytest.mark.parametrize(
+    ("settings", "n_images"),
+    [({"epochs": 3}, 2), ({"steps": 2}, 4)],
+    ids=["in three epochs", "the job's own number"],
+)
+def test_what_the_job_says_of_steps_and_epochs_counts(
+    spool: Path, settings: dict[str, Any], n_images: int
+) -> None:
+    reply = of_lenet(spool, steps=3, settings={"batch_size": 2, "lr": 0.02, **settings})
+    assert {r["n_images"] for r in reply["results"]} == {n_images}
+
+
+@pytest.mark.parametrize(
+    ("steps", "reason"),
+    [(None, "neither the number of images"), (0, "is none from 1"), (10**9, "is none from 1")],
+)
+def test_a_number_of_steps_that_cannot_be_is_refused(
+    spool: Path, steps: int | None, reason: str
+) -> None:
+    reply = of_lenet(spool, steps=steps)
+    assert reply["status"] == "rejected" and not reply["results"]
+    assert reply["reason"].startswith(("neither", "the update's")) and reason in reply["reason"]
+
+
+def test_a_network_that_counts_is_believed_before_its_client(spool: Path) -> None:
+    for steps in (0, 7):
+        asked = json.loads(request(spool, steps=steps, budget={"evaluations": 2}))
+        real = attack_worker.answer(asked)["results"][0]
+        assert (real["n_images"], real["knowledge"]["local_steps"]) == (1, "inferred")
+
+
+def test_no_control_is_trained_for_attacks_that_refuse(
+    spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "gradward.attacks.beside_control.control_update", lambda *_: pytest.fail("it was")
+    )
+    results = of_lenet(spool, steps=100_000)["results"]
+    assert {(r["control"], r["status"]) for r in results} == {(False, "skipped")}
 
 
 def test_it_ends_in_the_middle_of_an_attack_when_its_parent_is_gone(

@@ -37,6 +37,7 @@ for line in sys.stdin:
     request = json.loads(line)
     entry = Path(request["entry"])
     (entry / ("on-" + request["device"])).touch()
+    (entry / f"told-{request['steps']}").touch()
     if (entry.parent / "hang").exists():
         import time; time.sleep(60)
     images = np.zeros((1, 3, 32, 32), np.float32)

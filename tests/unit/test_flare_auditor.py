@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nvflare.apis.dxo import DXO, DataKind
+from nvflare.apis.dxo import DXO, DataKind, MetaKey
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import ReservedKey
 from nvflare.apis.fl_context import FLContext
@@ -85,8 +85,10 @@ class Server:
         # Aggregation works in place: what is kept must be a copy.
         weights["weight"] += 100
 
-    def receive(self, number: int, data: dict[str, Any], kind: DataKind, site: str) -> None:
-        result: Shareable = DXO(kind, data=data).to_shareable()
+    def receive(
+        self, number: int, data: dict[str, Any], kind: DataKind, site: str, **meta: Any
+    ) -> None:
+        result: Shareable = DXO(kind, data=data, meta=meta).to_shareable()
         result.add_cookie(AppConstants.CONTRIBUTION_ROUND, number)
         fl_ctx = self.context(**{AppConstants.TRAINING_RESULT: result})
         peer = FLContext()
@@ -145,6 +147,26 @@ def test_both_kinds_of_reply_become_the_change_to_what_was_sent(
     wait_for(file.exists)
     with np.load(file) as update:
         np.testing.assert_array_equal(update["weight"], change)
+
+
+@pytest.mark.parametrize(
+    ("stated", "taken"),
+    [
+        (None, None),
+        (12, 12),
+        (12.0, 12),
+        (np.float32(3), 3),
+        *((lie, 0) for lie in (0, -4, 2.5, True, float("nan"), float("inf"), 10**400, "12", [1])),
+    ],
+)
+def test_the_attack_is_told_the_steps_that_a_site_states(
+    server: Server, stated: Any, taken: int | None
+) -> None:
+    (server.spool / "hang").touch()
+    server.start_round(0)
+    meta = {} if stated is None else {MetaKey.NUM_STEPS_CURRENT_ROUND: stated}
+    server.receive(0, {"weight": SENT["weight"] + 1}, DataKind.WEIGHTS, "site-1", **meta)
+    wait_for((server.spool / "0-site-1" / f"told-{taken}").exists)
 
 
 def test_a_reply_of_another_kind_is_on_record(server: Server) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from nvflare.apis.controller_spec import TaskCompletionStatus
-from nvflare.apis.dxo import DXO, DataKind, from_shareable
+from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.fl_constant import ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
@@ -97,7 +97,7 @@ def test_a_canary_is_ordered_attacked_and_scored_without_another_question(
     assert recorded == [real, control]
     spool = run._spool.folder
     wait_for(
-        lambda: {f.name for f in spool.iterdir()} == {"prior.npy", "public.npy", "control.npz"}
+        lambda: {f.name for f in spool.iterdir()} == {"prior.npy", "public.npz", "control.npz"}
     )
 
 
@@ -167,6 +167,13 @@ def test_without_the_declared_public_images_no_site_is_asked(
 def test_an_answer_must_count_its_images(images: Any) -> None:
     with pytest.raises(MessageError, match="how many images"):
         CanaryOrder.read_reply(answer(images))
+
+
+@pytest.mark.parametrize(("stated", "taken"), [(4, 4), (-1, 0), (None, None)])
+def test_an_answer_tells_its_steps_as_an_update_does(stated: Any, taken: int | None) -> None:
+    meta = {CANARY_IMAGES_META: 1, MetaKey.NUM_STEPS_CURRENT_ROUND: stated}
+    reply = DXO(DataKind.WEIGHT_DIFF, {"weight": np.zeros(3, np.float32)}, meta).to_shareable()
+    assert CanaryOrder.read_reply(reply).steps == taken
 
 
 # Scoring ------------------------------------------------------------------------------------------

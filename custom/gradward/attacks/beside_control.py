@@ -57,10 +57,14 @@ def run_beside_control(
         ValueError, FloatingPointError: the control cannot be trained.
     """
     own = observation.model
-    wrong = control_update(
-        own, own.state_dict(), control_images, control_labels, settings, n_images, seed
-    )
-    of_control = Observation.from_update(own, own.state_dict(), withhold_alike(wrong, update))
+    steps = observation.steps or settings.number_of_steps(n_images)
+    of_control = None
+    # Of a long training the control costs as much again, for nothing where all attacks refuse.
+    if any(spec.takes(n_images, steps) for spec in attacks):
+        wrong = control_update(
+            own, own.state_dict(), control_images, control_labels, settings, n_images, seed
+        )
+        of_control = Observation.from_update(own, own.state_dict(), withhold_alike(wrong, update))
 
     def tell_of_control(attack: str, share: float) -> None:
         if progress is not None:
@@ -80,4 +84,6 @@ def run_beside_control(
     real = run_portfolio(observation, attacks=attacks, progress=progress, **common)
     ran = {result.attack for result in real if result.status == "ok"}
     again = [spec for spec in attacks if spec.name in ran]
+    if of_control is None:
+        return real, []
     return real, run_portfolio(of_control, attacks=again, progress=tell_of_control, **common)

@@ -16,7 +16,7 @@ from gradward.attacks.case import AttackCase
 from gradward.attacks.frozen_client import FrozenClient, Pass
 from gradward.attacks.head import head_change, single_image_features
 from gradward.attacks.image_prior import descend_within, learn_prior
-from gradward.attacks.knowledge import Knowledge
+from gradward.attacks.knowledge import Knowledge, Source
 from gradward.attacks.objectives import RelativeDistance, total_variation
 from gradward.attacks.observation import AttackRefused
 from gradward.attacks.search import Search, descend_lbfgs
@@ -48,13 +48,14 @@ class FeatureOptions:
         """State what the attack builds on: of a single image, hardly anything."""
         single, decays = case.n_images == 1, case.settings.weight_decay > 0
         one_step = len(case.batches) == 1
+        told: Source = "lacked" if single and not decays else "given"
         return Knowledge(
             labels="lacked" if single else "inferred",
             learning_rate="given" if decays or not single else "lacked",
             batch_size="lacked" if single or one_step else "given",
             batch_order="inferred" if one_step else "lacked",
             prior="given",
-            local_steps="inferred" if case.observation.steps else "lacked",
+            local_steps="inferred" if case.observation.steps else told,
             public_images="given" if self.learned_prior else "lacked",
         )
 

@@ -63,7 +63,7 @@ def layer_change(observation: Observation, settings: TrainingSettings, name: str
     if settings.optimizer != "sgd":
         raise AttackRefused(f"an update by {settings.optimizer} is no multiple of a gradient")
     layer = observation.model.get_submodule(name)
-    decay = settings.lr * settings.weight_decay * (observation.steps or 1)
+    decay = settings.lr * settings.weight_decay * (observation.steps or settings.steps or 1)
     kinds = (
         kind for kind in ("weight", "bias") if f"{name}.{kind}" in observation.parameter_update
     )

@@ -23,6 +23,8 @@ from gradward.data.images import ImageSet
 from gradward.training import TrainingSettings
 
 REASON_LENGTH = 300
+# No round is longer, and what an attack makes of each step must have room in the memory.
+MOST_STEPS = 100_000
 
 # Called with an attack's name and the share of its budget that is spent, in [0, 1].
 Progress = Callable[[str, float], None]
@@ -72,7 +74,10 @@ class AttackResult:
 
 
 def images_in_update(
-    observation: Observation, settings: TrainingSettings, n_images: int | None
+    observation: Observation,
+    settings: TrainingSettings,
+    n_images: int | None,
+    stated_steps: int | None = None,
 ) -> int:
     """Return how many images an attacker reconstructs.
 
@@ -81,13 +86,22 @@ def images_in_update(
         settings: of the client.
         n_images: the number, where the server was told; None guesses full batches and no image
             twice in an epoch: ``K / epochs`` steps of ``batch_size``.
+        stated_steps: K as the client states it, which counts last: it can be made up.
 
     Raises:
-        AttackRefused: K is neither seen nor set.
+        AttackRefused: K is neither seen nor set nor stated, or no number of steps that an update
+            can be attacked after.
     """
+    steps = observation.steps or settings.steps
+    if steps is None:
+        steps = stated_steps
+    if steps is not None and not 1 <= steps <= MOST_STEPS:
+        raise AttackRefused(
+            f"the update's number of local steps is none from 1 to {MOST_STEPS}, as its client or "
+            "its counters state it"
+        )
     if n_images is not None:
         return n_images
-    steps = observation.steps or settings.steps
     if steps is None:
         raise AttackRefused("neither the number of images nor that of local steps is known")
     epochs = 1 if settings.steps else settings.epochs
@@ -227,11 +241,7 @@ def _uses_labels(spec: AttackSpec, case: AttackCase) -> bool:
 
 def _needs_labels(spec: AttackSpec, case: AttackCase) -> bool:
     """Whether labels are worth a rehearsal: an attack beyond its limits would only refuse."""
-    # An attack of somebody else's has no limits, or limits of its own.
-    most_images = getattr(spec.attack, "max_images", case.n_images)
-    most_steps = getattr(spec.attack, "max_steps", len(case.batches))
-    within = case.n_images <= most_images and len(case.batches) <= most_steps
-    return within and _uses_labels(spec, case)
+    return spec.takes(case.n_images, len(case.batches)) and _uses_labels(spec, case)
 
 
 def _reason(error: Exception) -> str:

@@ -85,6 +85,12 @@ class AttackSpec:
         self.restarts = restarts
         self.attack: Attack = family(**options)
 
+    def takes(self, n_images: int, steps: int) -> bool:
+        """Whether an update is within the attack's limits; one without takes any."""
+        most_images = getattr(self.attack, "max_images", n_images)
+        most_steps = getattr(self.attack, "max_steps", steps)
+        return bool(n_images <= most_images and steps <= most_steps)
+
     @classmethod
     def check_all(cls, specs: Sequence[Mapping[str, Any]]) -> list[AttackSpec]:
         """Build the attacks of a job, each ``{"name": ..., option: value, ...}`` or with a path.

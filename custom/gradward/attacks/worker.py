@@ -14,6 +14,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import torch
 from gradward.attacks.beside_control import run_beside_control
 from gradward.attacks.budget import Budget
 from gradward.attacks.label_rehearsal import RehearsalBook
-from gradward.attacks.observation import Observation, ObservationError
+from gradward.attacks.observation import AttackRefused, Observation, ObservationError
 from gradward.attacks.portfolio import REASON_LENGTH, AttackResult, images_in_update
 from gradward.attacks.spec import AttackSpec
 from gradward.attacks.spool import load_state, save_state
@@ -42,19 +43,20 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
             optionally ``public`` (for learned priors, and to infer labels by), files;
             ``model``, arguments of :func:`gradward.models.build_model`, its options nested or
             not; ``settings``, ``attacks``, ``budget``, fields of the classes of these names;
-            ``n_images`` or null; ``seed``; ``rehearsal_seed``, the same for updates that may
+            ``n_images`` or null; ``steps``, local ones as the client states them, or null;
+            ``seed``; ``rehearsal_seed``, the same for updates that may
             share rehearsals of labels; ``device``; ``threads``.
 
     Returns:
-        ``id``, ``status`` ("ok", "rejected": this is no update of the model, "failed"),
-        ``reason``, and ``results``, one for each attack on the update and on the control.
-        The images are in ``result.npz`` of the entry, as ``<attack>/real`` and
+        ``id``, ``status`` ("ok", "rejected": this is no update of the model, or of nobody knows how
+        many images, "failed"), ``reason``, and ``results``, one for each attack on the update and
+        on the control. The images are in ``result.npz`` of the entry, as ``<attack>/real`` and
         ``<attack>/control``.
     """
     reply: dict[str, Any] = {"id": request.get("id"), "status": "ok", "reason": "", "results": []}
     try:
         reply["results"] = _audit(request)
-    except ObservationError as error:
+    except (ObservationError, AttackRefused) as error:
         reply.update(status="rejected", reason=str(error)[:REASON_LENGTH])
     except Exception as error:
         reply.update(
@@ -72,7 +74,11 @@ def _audit(request: Mapping[str, Any]) -> list[dict[str, Any]]:
     attacks = AttackSpec.check_all(request["attacks"])
     global_state, update = load_state(Path(request["global"])), load_state(entry / "update.npz")
     observation = Observation.from_update(model, global_state, update)
-    n_images = images_in_update(observation, settings, request.get("n_images"))
+    stated = request.get("steps")
+    n_images = images_in_update(observation, settings, request.get("n_images"), stated)
+    if observation.steps is None and settings.steps is None:
+        # From here on they are part of what the attacker is told of the training.
+        settings = replace(settings, steps=stated)
     control_set = _image_set(request["control"])
     real, control = run_beside_control(
         observation,

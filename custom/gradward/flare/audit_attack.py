@@ -137,6 +137,7 @@ def attack_update(
             "model": experiment.model_arguments(),
             "settings": experiment.training_values(update.site),
             "n_images": None,
+            "steps": update.steps,
             "attacks": [dict(attack) for attack in settings.attacks],
             "budget": dict(settings.budget),
             "prior": str(spool.prior_file),

@@ -175,7 +175,13 @@ class AuditRun:
                 self._fail(order.site, order.round, problem, status="absent")
             elif self._open.has(order.site, order.round):
                 self._to_spool.put(
-                    CapturedUpdate(order.site, order.round, answer.arrays, canaries=answer.images)
+                    CapturedUpdate(
+                        order.site,
+                        order.round,
+                        answer.arrays,
+                        canaries=answer.images,
+                        steps=answer.steps,
+                    )
                 )
 
         weights, checksum = self._spool.global_weights(order.round), self._spool.public().checksum

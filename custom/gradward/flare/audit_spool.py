@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nvflare.apis.dxo import DXO, DataKind
 
 from gradward.attacks.spool import load_state, save_state
 from gradward.data import DataError, ImageSet, PublicSet
 from gradward.flare.experiment import Experiment
 from gradward.flare.site import Site
-from gradward.flare.states import local_change
+from gradward.flare.states import local_change, stated_steps
 
 PREFIX = "gradward-spool-"
 
@@ -51,6 +52,7 @@ class CapturedUpdate:
         is_whole_model: whether they are the trained weights and not their difference to the global
             ones.
         canaries: public images behind a canary update, as the site states it; None of a live one.
+        steps: local steps as the site states them, see :func:`stated_steps`.
     """
 
     site: str
@@ -58,6 +60,13 @@ class CapturedUpdate:
     arrays: Mapping[str, Any]
     is_whole_model: bool = False
     canaries: int | None = None
+    steps: int | None = None
+
+    @classmethod
+    def of_reply(cls, site: str, number: int, reply: DXO) -> CapturedUpdate:
+        """Take a reply to the training task, its arrays by reference."""
+        whole = reply.data_kind == DataKind.WEIGHTS
+        return cls(site, number, dict(reply.data), whole, steps=stated_steps(reply))
 
 
 class AuditSpool:

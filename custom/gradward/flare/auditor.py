@@ -243,8 +243,7 @@ class InversionAuditor(FLComponent):
             return
         # By reference: NVFlare's aggregators leave a contribution's arrays alone, and a copy of a
         # large model would hold up the workflow.
-        whole = reply.data_kind == DataKind.WEIGHTS
-        run.submit(CapturedUpdate(site, number, dict(reply.data), is_whole_model=whole))
+        run.submit(CapturedUpdate.of_reply(site, number, reply))
         held_up = {"capture_ms": 1000 * (time.perf_counter() - started)}
         write_scalars(self, fl_ctx, f"audit/{site}", held_up, number)
 

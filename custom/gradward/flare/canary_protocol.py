@@ -12,7 +12,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.app_common.app_constant import AppConstants
 
 from gradward.flare.canary import CANARY_IMAGES_META, CANARY_TASK
-from gradward.flare.states import MessageError, read_dxo
+from gradward.flare.states import MessageError, read_dxo, stated_steps
 
 CHECKSUM_HEADER = "gradward_public_checksum"
 
@@ -24,10 +24,12 @@ class CanaryAnswer:
     Attributes:
         arrays: after - before, by name.
         images: different images that the site's batches asked for; at least 1.
+        steps: local steps, see :func:`~gradward.flare.states.stated_steps`.
     """
 
     arrays: Mapping[str, np.ndarray]
     images: int
+    steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,4 +67,4 @@ class CanaryOrder:
         images = dxo.get_meta_prop(CANARY_IMAGES_META)
         if type(images) is not int or images < 1:
             raise MessageError("the canary update does not say of how many images it was made")
-        return CanaryAnswer(dict(dxo.data), images)
+        return CanaryAnswer(dict(dxo.data), images, stated_steps(dxo))

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from nvflare.apis.dxo import DXO, from_shareable
+from nvflare.apis.dxo import DXO, MetaKey, from_shareable
 from nvflare.apis.shareable import Shareable
 from torch import Tensor, nn
 
+from gradward.attacks.observation import MAX_STEPS
 from gradward.batchnorm import BATCHNORM_BUFFERS
 from gradward.training import State
 
@@ -34,6 +35,22 @@ def read_dxo(shareable: Shareable, *kinds: str) -> DXO:
             f"expected a data object of kind {' or '.join(kinds)}, got {dxo.data_kind}"
         )
     return dxo
+
+
+def stated_steps(dxo: DXO) -> int | None:
+    """Return how many local steps an update says it took; None where it says nothing.
+
+    Whatever is no count becomes 0, which is none either: who needs the number tells that it cannot
+    be, and nobody has to handle, or repeat, what a client may write there.
+    """
+    value = dxo.get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND)
+    if value is None:
+        return None
+    # Scripts state a float, or a scalar of numpy's, for a weight in the mean.
+    is_number = isinstance(value, int | float | np.integer | np.floating)
+    if not is_number or isinstance(value, bool) or not 0 < value < MAX_STEPS:
+        return 0
+    return int(value) if value == int(value) else 0
 
 
 def load_global_state(model: nn.Module, data: Mapping[str, Any]) -> State:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from gradward import cli_audit
-from gradward.attacks import Observation
+from gradward.attacks import Observation, images_in_update
 from gradward.attacks.head import last_linear
 from gradward.attacks.image_prior import ImagePrior
 from gradward.attacks.spool import save_state
@@ -20,6 +20,7 @@ from gradward.defenses.dp_sgd import check_separable
 from gradward.models.trainable import check_trainable
 from gradward.report.pictures import save_picture
 from gradward.state_files import read_state
+from gradward.training import TrainingSettings
 
 from ..attack_fixtures import patches
 from ..audit_desk import command_line, network, trained_states
@@ -78,6 +79,23 @@ def nothing_trained(folder: Path) -> None:
     model = network()
     zero = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
     Observation.from_update(model, model.state_dict(), zero)
+
+
+@mistake("neither the number of images nor that")
+def no_steps(folder: Path) -> None:
+    images_in_update(uncounted(), TrainingSettings(), None)
+
+
+@mistake("the update's number of local steps is none")
+def impossible_steps(folder: Path) -> None:
+    images_in_update(uncounted(), TrainingSettings(), None, stated_steps=0)
+
+
+def uncounted() -> Observation:
+    """An update of a network without counters."""
+    model = nn.Linear(2, 2)
+    state = model.state_dict()
+    return Observation.from_update(model, state, {k: v + 1 for k, v in state.items()})
 
 
 @mistake("…; check that both states are of one client's round")
