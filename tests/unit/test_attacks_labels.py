@@ -130,6 +130,20 @@ def test_many_images_are_rehearsed_less_often_and_too_many_not_at_all(
     assert torch.equal(made[0].counts, made[1].counts)
 
 
+def test_a_book_forgets_what_was_not_asked_for_lately() -> None:
+    drawn: list[float] = []
+
+    def make(generator: torch.Generator) -> label_rehearsal.Rehearsed:
+        drawn.append(float(torch.rand((), generator=generator)))
+        return label_rehearsal.Rehearsed([], torch.zeros(0))
+
+    book = label_rehearsal.RehearsalBook(3)
+    for key in ("a", "b", "c", "d", "a", "e", "a", "b"):
+        book.recall(key, make)
+    assert len(drawn) == 6, "each once, and b again"
+    assert len(set(drawn)) == 1, "whatever was drawn before"
+
+
 def test_where_labels_cannot_be_had() -> None:
     adam = TrainingSettings(batch_size=8, optimizer="adam")
     observation, _ = observe(small_net(), patches()[200:208], REPEATED, adam)

@@ -103,9 +103,9 @@ def _audit(request: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)
 def _rehearsals(seed: int) -> RehearsalBook:
-    """Keep what was rehearsed for a round while its updates come, and the one before it."""
+    """Keep what was rehearsed for a round until an update of another comes."""
     return RehearsalBook(seed)
 
 
