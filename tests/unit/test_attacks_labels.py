@@ -37,7 +37,7 @@ def test_one_image(label: int, optimizer: str) -> None:
 )
 def test_repeated_labels_are_counted(settings: TrainingSettings) -> None:
     observation, batches = observe(small_net(), patches()[200:208], REPEATED, settings)
-    inferred = infer_labels(observation, settings, 8, len(batches), public_mean()[None])
+    inferred = infer_labels(observation, settings, 8, batches, public_mean()[None])
     assert inferred.tolist() == REPEATED.tolist()
 
 
@@ -84,7 +84,7 @@ def test_on_a_trained_model_labelled_public_images_tell_more(
         observation, batches = observe(trained_net, images, labels, settings)
         for name, known in (("prior alone", None), ("labelled images", public)):
             inferred = infer_labels(
-                observation, settings, 8, len(batches), public_mean()[None], known
+                observation, settings, 8, batches, public_mean()[None], known
             )
             counts = torch.stack([torch.bincount(each, minlength=3) for each in (labels, inferred)])
             right[name] += int(counts.min(dim=0).values.sum())

@@ -18,10 +18,11 @@ from gradward.attacks import (
     images_in_update,
     run_portfolio,
 )
+from gradward.attacks.batches import assumed_batches
 from gradward.attacks.budget import Allowance, Meter
 from gradward.attacks.control import withhold_alike
 from gradward.attacks.portfolio import AttackResult
-from gradward.attacks.search import BudgetSpent, Search, assumed_batches
+from gradward.attacks.search import BudgetSpent, Search
 from gradward.metrics.similarity import ssim
 from gradward.models import build_model
 from gradward.training import TrainingSettings, state_copy

@@ -55,7 +55,7 @@ class BatchNormOptions:
             labels="lacked",
             learning_rate="lacked",
             batch_size="lacked" if one_step else "given",
-            batch_order="inferred" if one_step else "lacked",
+            batch_order=case.batch_order,
             prior="given",
             local_steps="inferred" if case.observation.steps else "given",
             public_images="given" if self.learned_prior else "lacked",
@@ -63,7 +63,7 @@ class BatchNormOptions:
 
     def images_per_evaluation(self, case: AttackCase) -> int:
         """Return how many images one evaluation processes: a batch that repeats, once."""
-        return case.n_images
+        return sum(len(batch) for batch in {tuple(batch) for batch in case.batches})
 
     def run(self, case: AttackCase, allowance: Allowance, generator: torch.Generator) -> Search:
         """Invert from the prior: early layers first, then more, then all.

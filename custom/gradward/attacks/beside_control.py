@@ -31,6 +31,7 @@ def run_beside_control(
     seed: int,
     device: torch.device | str = "cpu",
     labels: Tensor | None = None,
+    batches: Sequence[Sequence[int]] | None = None,
     public: ImageSet | None = None,
     progress: Progress | None = None,
 ) -> tuple[list[AttackResult], list[AttackResult]]:
@@ -41,8 +42,8 @@ def run_beside_control(
         update: after - before, by name; the control withholds what it withholds.
         control_images: ``(N, C, H, W)`` in [0, 1], public.
         control_labels: ``(N,)`` int64.
-        prior, n_images, settings, attacks, budget, seed, device, labels, public: of both runs, as
-            of :func:`gradward.attacks.portfolio.run_portfolio`; no control image may be among the
+        prior, n_images, settings, attacks, budget, seed, device, labels, batches, public: of both
+            runs, as of :func:`gradward.attacks.portfolio.run_portfolio`; no control image may be among the
             public ones, or the control would be rebuilt with more knowledge than the update.
         progress: as there; the attacks on the control go by their name and ``" (control)"``.
 
@@ -55,7 +56,7 @@ def run_beside_control(
     """
     own = observation.model
     wrong = control_update(
-        own, own.state_dict(), control_images, control_labels, settings, n_images, seed
+        own, own.state_dict(), control_images, control_labels, settings, n_images, seed, batches
     )
     of_control = Observation.from_update(own, own.state_dict(), withhold_alike(wrong, update))
 
@@ -71,6 +72,7 @@ def run_beside_control(
         "seed": seed,
         "device": device,
         "labels": labels,
+        "batches": batches,
         "public": public,
     }
     real = run_portfolio(observation, attacks=attacks, progress=progress, **common)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from gradward.attacks.knowledge import Source
 from gradward.attacks.observation import AttackRefused, Observation
 from gradward.training import TrainingSettings
 
@@ -20,11 +21,12 @@ class AttackCase:
         settings: of the client's local training.
         prior: ``(C, H, W)`` in [0, 1].
         n_images: how many images to reconstruct.
-        batches: for each local step, the indices of the images assumed in it.
+        batches: for each local step, the indices of the images in it, given or assumed.
         labels: ``(n_images,)`` int64, or None where they could not be had.
         restart: how often the attack was run before; a first run of one image has no chance in it.
         public: ``(N, C, H, W)`` in [0, 1], other images to learn from, or None where the attacker
             has none.
+        batches_given: whether the attacker was told the batches.
     """
 
     observation: Observation
@@ -35,11 +37,19 @@ class AttackCase:
     labels: Tensor | None
     restart: int = 0
     public: Tensor | None = None
+    batches_given: bool = False
 
     @property
     def images_per_pass(self) -> int:
         """Images that one simulated local training processes."""
         return sum(len(batch) for batch in self.batches)
+
+    @property
+    def batch_order(self) -> Source:
+        """Whether the order of the batches is known; a single one, however often, has none."""
+        if self.batches_given:
+            return "given"
+        return "inferred" if len({tuple(batch) for batch in self.batches}) == 1 else "lacked"
 
     def double(self) -> AttackCase:
         """Return the case in double precision."""

@@ -52,7 +52,7 @@ class FeatureOptions:
             labels="lacked" if single else "inferred",
             learning_rate="given" if decays or not single else "lacked",
             batch_size="lacked" if single or one_step else "given",
-            batch_order="inferred" if one_step else "lacked",
+            batch_order=case.batch_order,
             prior="given",
             local_steps="inferred" if case.observation.steps else "lacked",
             public_images="given" if self.learned_prior else "lacked",

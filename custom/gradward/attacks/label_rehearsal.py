@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gradward.attacks.batches import images_in_batches
 from gradward.attacks.frozen_client import FrozenClient
 from gradward.attacks.head import head_change
 from gradward.attacks.observation import AttackRefused, Observation
@@ -64,7 +65,7 @@ class LabelRehearsal:
         ]
         if scarce:
             raise AttackRefused(f"there are too few public images of class {scarce[0]}")
-        self._n_images = sum(len(batch) for batch in {tuple(batch) for batch in batches})
+        self._n_images = images_in_batches(batches)
         self._images = public.images.to(self._weight)
         self._client = FrozenClient(observation, settings, batches, name)
         self._layers = observation.batch_statistics

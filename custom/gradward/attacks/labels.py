@@ -7,10 +7,10 @@ from contextlib import suppress
 import torch
 from torch import Tensor, nn
 
+from gradward.attacks.batches import Batches
 from gradward.attacks.head import InputRecorder, last_linear, momentum_gains
 from gradward.attacks.label_rehearsal import LabelRehearsal
 from gradward.attacks.observation import AttackRefused, Observation
-from gradward.attacks.search import assumed_batches
 from gradward.attacks.training_copy import training_copy
 from gradward.data.images import ImageSet
 from gradward.losses import class_probabilities
@@ -21,7 +21,7 @@ def infer_labels(
     observation: Observation,
     settings: TrainingSettings,
     n_images: int,
-    steps: int,
+    batches: Batches,
     prior: Tensor,
     public: ImageSet | None = None,
     seed: int = 0,
@@ -44,7 +44,7 @@ def infer_labels(
         observation: the update and its global state.
         settings: the client's; ``lr``, ``momentum``, ``weight_decay`` give the gradient's scale.
         n_images: how many labels to return.
-        steps: K, local optimiser steps.
+        batches: for each local step, the indices of the images assumed in it.
         prior: ``(B, C, H, W)`` in [0, 1], images like the client's.
         public: labelled images like the client's, if the attacker has some.
         seed: of the rehearsal.
@@ -57,6 +57,7 @@ def infer_labels(
     Raises:
         AttackRefused: no linear layer at the end, or an optimiser without a gradient's scale.
     """
+    steps = len(batches)
     name, layer = last_linear(observation.model)
     kind = "weight" if layer.bias is None else "bias"
     change = _rows(observation.parameter_update[f"{name}.{kind}"])
@@ -76,7 +77,6 @@ def infer_labels(
         gradient = gradient * len(gradient)
     expected = n_images * (class_probabilities(settings.loss, logits).mean(dim=0) - gradient)
     if public is not None:
-        batches = assumed_batches(settings.batch_sizes(n_images), steps)
         # Too few images of a class leave the estimate as it is.
         with suppress(AttackRefused):
             rehearsal = LabelRehearsal(observation, settings, batches, public)

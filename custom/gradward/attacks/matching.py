@@ -80,8 +80,7 @@ class MatchingOptions:
             labels="inferred",
             learning_rate="given",
             batch_size="given",
-            # One step has no order, and that there was one is seen or given.
-            batch_order="inferred" if len(case.batches) == 1 else "lacked",
+            batch_order=case.batch_order,
             prior="given" if self.start == "prior" else "lacked",
             local_steps="inferred" if case.observation.steps else "given",
         )
