@@ -99,7 +99,8 @@ def _accuracy(counting: Counting, group: int, seed: int, cache: Path) -> float:
     settings = TrainingSettings(lr=0.01, batch_size=BATCH)
     update, _ = train_client(model, chosen.images, chosen.labels, settings, seeded(seed, group))
     observation = Observation.from_update(model, model.state_dict(), update)
+    one_step = [list(range(BATCH))]
     inferred = infer_labels(
-        observation, settings, BATCH, 1, pictures.prior[None], pictures.public, seed
+        observation, settings, BATCH, one_step, pictures.prior[None], pictures.public, seed
     )
     return label_accuracy(inferred, chosen.labels)

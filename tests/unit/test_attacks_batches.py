@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,7 +82,8 @@ def test_the_repeated_order_is_what_is_assumed(observation: Observation) -> None
     assumed = attack(observation, "matching")
     assert told.images is not None and assumed.images is not None
     assert torch.equal(told.images, assumed.images)
-    assert not torch.equal(attack(observation, "matching", batches=ORDER).images, told.images)  # type: ignore[arg-type]
+    true = attack(observation, "matching", batches=ORDER).images
+    assert true is not None and not torch.equal(true, told.images)
 
 
 def test_the_control_trains_in_the_given_order() -> None:
@@ -140,9 +139,10 @@ def audit(batches: Any, **told: Any) -> Any:
     )
 
 
-def test_an_audit_takes_the_number_of_images_from_the_order(tmp_path: Path) -> None:
-    result = audit(json.loads(json.dumps(ORDER)))
+def test_an_audit_takes_the_number_of_images_from_the_order() -> None:
+    result = audit(ORDER)
     assert result.facts.n_images == 4 and result.facts.n_images_given
+    assert "told which images each local step took" in " ".join(result.facts.notes)
     (features,) = result.attacks
     assert features.real.knowledge["batch_order"] == "given"
     assert features.control is not None

@@ -21,7 +21,7 @@ REPEATED = torch.tensor([0, 0, 0, 1, 2, 2, 2, 2])
 def test_one_image(label: int, optimizer: str) -> None:
     settings = TrainingSettings(batch_size=1, optimizer=optimizer)
     observation, _ = observe(small_net(), patches()[200:201], torch.tensor([label]), settings)
-    inferred = infer_labels(observation, settings, 1, 1, public_mean()[None])
+    inferred = infer_labels(observation, settings, 1, [[0]], public_mean()[None])
     assert inferred.tolist() == [label]
     assert inferred.dtype == torch.int64
 
@@ -47,7 +47,7 @@ def test_without_a_bias_the_weights_rows_tell(count: int) -> None:
     model = small_net()
     model.fc = nn.Linear(4096, 4, bias=False)
     observation, _ = observe(model, patches()[200 : 200 + count], REPEATED[:count], settings)
-    inferred = infer_labels(observation, settings, count, 1, public_mean()[None])
+    inferred = infer_labels(observation, settings, count, [list(range(count))], public_mean()[None])
     assert inferred.tolist() == REPEATED[:count].tolist()
 
 
@@ -83,9 +83,7 @@ def test_on_a_trained_model_labelled_public_images_tell_more(
         labels = brightness_classes(images)
         observation, batches = observe(trained_net, images, labels, settings)
         for name, known in (("prior alone", None), ("labelled images", public)):
-            inferred = infer_labels(
-                observation, settings, 8, batches, public_mean()[None], known
-            )
+            inferred = infer_labels(observation, settings, 8, batches, public_mean()[None], known)
             counts = torch.stack([torch.bincount(each, minlength=3) for each in (labels, inferred)])
             right[name] += int(counts.min(dim=0).values.sum())
     assert right["labelled images"] >= 21 > right["prior alone"]
@@ -97,7 +95,7 @@ def test_a_class_without_public_images_leaves_the_prior_to_tell(trained_net: nn.
     observation, _ = observe(trained_net, patches()[200:208], labels, settings)
     lacking = ImageSet(patches()[:8], torch.tensor([0, 0, 1, 1, 0, 0, 1, 1]))
     without, with_few = (
-        infer_labels(observation, settings, 8, 1, public_mean()[None], public)
+        infer_labels(observation, settings, 8, [list(range(8))], public_mean()[None], public)
         for public in (None, lacking)
     )
     assert torch.equal(without, with_few)
@@ -107,10 +105,10 @@ def test_where_labels_cannot_be_had() -> None:
     adam = TrainingSettings(batch_size=8, optimizer="adam")
     observation, _ = observe(small_net(), patches()[200:208], REPEATED, adam)
     with pytest.raises(AttackRefused, match="adam"):
-        infer_labels(observation, adam, 8, 1, public_mean()[None])
+        infer_labels(observation, adam, 8, [list(range(8))], public_mean()[None])
 
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     sgd = TrainingSettings(batch_size=8)
     observation, _ = observe(model, patches()[200:208], REPEATED, sgd)
     with pytest.raises(AttackRefused, match="no linear layer"):
-        infer_labels(observation, sgd, 8, 1, public_mean()[None])
+        infer_labels(observation, sgd, 8, [list(range(8))], public_mean()[None])

@@ -43,8 +43,9 @@ def run_beside_control(
         control_images: ``(N, C, H, W)`` in [0, 1], public.
         control_labels: ``(N,)`` int64.
         prior, n_images, settings, attacks, budget, seed, device, labels, batches, public: of both
-            runs, as of :func:`gradward.attacks.portfolio.run_portfolio`; no control image may be among the
-            public ones, or the control would be rebuilt with more knowledge than the update.
+            runs, as of :func:`gradward.attacks.portfolio.run_portfolio`; no control image may be
+            among the public ones, or the control would be rebuilt with more knowledge than the
+            update. The control trains in given batches too.
         progress: as there; the attacks on the control go by their name and ``" (control)"``.
 
     Returns:

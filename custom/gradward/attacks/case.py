@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -10,6 +11,18 @@ from torch import Tensor
 from gradward.attacks.knowledge import Source
 from gradward.attacks.observation import AttackRefused, Observation
 from gradward.training import TrainingSettings
+
+Start = Literal["prior", "random"]
+
+
+def check_start(start: object) -> None:
+    """Refuse an option that names no start.
+
+    Raises:
+        ValueError: with what it names.
+    """
+    if start not in get_args(Start):
+        raise ValueError(f"start must be 'prior' or 'random', got {start!r}")
 
 
 @dataclass(frozen=True)
@@ -59,6 +72,20 @@ class AttackCase:
             prior=self.prior.double(),
             public=None if self.public is None else self.public.double(),
         )
+
+    def starting_images(
+        self, start: Start, prior_noise: float, generator: torch.Generator
+    ) -> Tensor:
+        """Return ``(n_images, C, H, W)`` to search from.
+
+        Args:
+            start: ``"prior"``, or ``"random"`` for pixels uniform in [0, 1].
+            prior_noise: of :meth:`copies_of_prior`.
+            generator: of the CPU.
+        """
+        if start == "prior":
+            return self.copies_of_prior(prior_noise, generator)
+        return torch.rand((self.n_images, *self.prior.shape), generator=generator).to(self.prior)
 
     def copies_of_prior(self, noise: float, generator: torch.Generator) -> Tensor:
         """Return ``(n_images, C, H, W)``, the prior with Gaussian noise where it takes some.

@@ -70,8 +70,8 @@ def audit_update(
             ``batches``, else infers it from the steps.
         prior: ``(C, H, W)`` in [0, 1], an image like the client's on average; None takes the mean
             of the public images.
-        labels: ``(n_images,)`` int64, if the attacker is told; None has them inferred. In any order,
-            or with ``batches`` in that of their indices.
+        labels: ``(n_images,)`` int64, if the attacker is told; None has them inferred. In any
+            order, or with ``batches`` in that of their indices.
         batches: for each local step, in order, the indices of its images, counted from 0, if the
             attacker is told; None assumes that every epoch repeats the first one's batches.
         truth: ``(m, C, H, W)`` in [0, 1], the images behind the update; None measures nothing.
@@ -154,7 +154,7 @@ def audit_update(
         budget={name: value for name, value in asdict(bound).items() if value is not None},
         seed=seed,
         device=str(device),
-        notes=_notes(observation, settings, number, references),
+        notes=_notes(observation, settings, number, references, batches is not None),
     )
     return Scorer(truth, references).result(facts, real, control)
 
@@ -222,7 +222,11 @@ def _check_labels(labels: Tensor, n_images: int, n_classes: int) -> None:
 
 
 def _notes(
-    observation: Observation, settings: TrainingSettings, n_images: int, references: References
+    observation: Observation,
+    settings: TrainingSettings,
+    n_images: int,
+    references: References,
+    order_given: bool,
 ) -> tuple[str, ...]:
     notes = []
     expected = settings.number_of_steps(n_images)
@@ -231,6 +235,8 @@ def _notes(
             f"The update counts {observation.steps} local steps, the settings make {expected} of "
             f"{n_images} images; the attacks went by the update."
         )
+    if order_given:
+        notes.append("The attacks were told which images each local step took.")
     if references.prior_is_stand_in:
         notes.append(
             "The attacks started from histology patches, for want of images like the client's; an "
