@@ -53,9 +53,7 @@ class BatchNormOptions:
 
     def __post_init__(self) -> None:
         """Refuse what would silently mean something else."""
-        check_start(self.start)
-        if self.learned_prior and self.start == "random":
-            raise ValueError("start must be 'prior' with a learned prior, got 'random'")
+        check_start(self.start, self.learned_prior)
 
     def knowledge(self, case: AttackCase) -> Knowledge:
         """State what the attack builds on: neither labels nor the learning rate."""

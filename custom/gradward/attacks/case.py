@@ -15,14 +15,16 @@ from gradward.training import TrainingSettings
 Start = Literal["prior", "random"]
 
 
-def check_start(start: object) -> None:
-    """Refuse an option that names no start.
+def check_start(start: object, learned_prior: float = 0.0) -> None:
+    """Refuse an option that names no start, or one that a learned prior would not heed.
 
     Raises:
         ValueError: with what it names.
     """
     if start not in get_args(Start):
         raise ValueError(f"start must be 'prior' or 'random', got {start!r}")
+    if learned_prior and start != "prior":
+        raise ValueError(f"start must be 'prior' with a learned prior, got {start!r}")
 
 
 @dataclass(frozen=True)
