@@ -100,7 +100,7 @@ def _accuracy(counting: Counting, group: int, seed: int, cache: Path) -> float:
     settings = TrainingSettings(lr=0.01, batch_size=BATCH)
     update, _ = train_client(model, chosen.images, chosen.labels, settings, seeded(seed, group))
     observation = Observation.from_update(model, model.state_dict(), update)
-    inferred = infer_labels(
-        observation, settings, BATCH, 1, pictures.prior[None], pictures.public, RehearsalBook(seed)
-    )
+    one_step = [list(range(BATCH))]
+    prior, book = pictures.prior[None], RehearsalBook(seed)
+    inferred = infer_labels(observation, settings, BATCH, one_step, prior, pictures.public, book)
     return label_accuracy(inferred.values, chosen.labels)

@@ -63,6 +63,11 @@ FILE = click.Path(path_type=Path)
 @click.option("--momentum", type=float, default=0.0, show_default=True)
 @click.option("--weight-decay", type=float, default=0.0, show_default=True)
 @click.option("--labels", type=Labels(), help="E.g. 1,0; inferred if not given.")
+@click.option(
+    "--batches",
+    type=FILE,
+    help="JSON file of the client's batch order, e.g. [[0, 1], [2, 3], [1, 2], [0, 3]].",
+)
 @click.option("--prior", type=FILE, help="A picture like the client's on average.")
 @click.option(
     "--public",

@@ -18,6 +18,7 @@ from gradward.data import DataError
 from gradward.data.folder import read_folder, read_public_folder
 from gradward.data.form import ImageForm
 from gradward.data.readers import read_image
+from gradward.json_files import read_json
 from gradward.models import build_model
 from gradward.state_files import state_files
 from gradward.training import TrainingSettings
@@ -110,6 +111,7 @@ def what_is_told(given: dict[str, Any]) -> dict[str, Any]:
         "n_images": given["images"],
         "prior": None if given["prior"] is None else _prior(given["prior"], form),
         "labels": given["labels"],
+        "batches": None if given["batches"] is None else read_json(given["batches"]),
         "public": None
         if given["public"] is None
         else read_public_folder(given["public"], form, given["classes"], "--public"),

@@ -17,8 +17,20 @@ def read_json_object(file: Path) -> dict[str, Any]:
     Raises:
         JsonFileError: there is no such file, it cannot be read, or it holds something else.
     """
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise JsonFileError(f"{file} must hold a JSON object in braces, not a list or a value")
+    return content
+
+
+def read_json(file: Path) -> Any:
+    """Return what a file holds.
+
+    Raises:
+        JsonFileError: there is no such file, or it cannot be read as JSON.
+    """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise JsonFileError(f"{file} cannot be read: {error.strerror}") from None
     except json.JSONDecodeError as error:
@@ -28,6 +40,3 @@ def read_json_object(file: Path) -> dict[str, Any]:
         ) from None
     except ValueError:
         raise JsonFileError(f"{file} is no text in UTF-8; save it as such") from None
-    if not isinstance(content, dict):
-        raise JsonFileError(f"{file} must hold a JSON object in braces, not a list or a value")
-    return content

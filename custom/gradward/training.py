@@ -138,6 +138,7 @@ def train_locally(
     aborted: Callable[[], bool] = lambda: False,
     perturbed_only: bool = False,
     secret: torch.Generator | None = None,
+    batches: list[list[int]] | None = None,
 ) -> LocalRun:
     """Train ``model`` in place for one round, BatchNorm in training mode.
 
@@ -151,6 +152,7 @@ def train_locally(
         secret: CPU generator of noise and of DP-SGD's sampling. Its seed must be the site's own
             and fresh every time: whoever can repeat the draws subtracts them, and the seed of the
             job is known to the server.
+        batches: for each step, the positions of its images; None draws them as ``settings`` say.
 
     Raises:
         ValueError: no images, a batch that BatchNorm cannot train on, or no ``secret`` although
@@ -174,7 +176,8 @@ def train_locally(
         from gradward.defenses.input import defend_inputs
 
         source = defend_inputs(source, settings, secret)
-    run = LocalRun(batches=_draw(len(source), settings, generator, secret))
+    drawn = _draw(len(source), settings, generator, secret) if batches is None else batches
+    run = LocalRun(batches=drawn)
     model.train()
     with _stepping(model, settings, len(source), secret) as step:
         for number, indices in enumerate(run.batches, start=1):

@@ -29,7 +29,7 @@ class SquaresByAdam:
             labels="inferred",
             learning_rate="given",
             batch_size="given",
-            batch_order="inferred" if len(case.batches) == 1 else "lacked",
+            batch_order=case.batch_order,
             prior="given",
             local_steps="inferred" if case.observation.steps else "given",
         )

@@ -23,7 +23,7 @@ REPEATED = torch.tensor([0, 0, 0, 1, 2, 2, 2, 2])
 def test_one_image(label: int, optimizer: str) -> None:
     settings = TrainingSettings(batch_size=1, optimizer=optimizer)
     observation, _ = observe(small_net(), patches()[200:201], torch.tensor([label]), settings)
-    inferred = infer_labels(observation, settings, 1, 1, public_mean()[None]).values
+    inferred = infer_labels(observation, settings, 1, [[0]], public_mean()[None]).values
     assert inferred.tolist() == [label]
     assert inferred.dtype == torch.int64
 
@@ -39,7 +39,7 @@ def test_one_image(label: int, optimizer: str) -> None:
 )
 def test_repeated_labels_are_counted(settings: TrainingSettings) -> None:
     observation, batches = observe(small_net(), patches()[200:208], REPEATED, settings)
-    inferred = infer_labels(observation, settings, 8, len(batches), public_mean()[None]).values
+    inferred = infer_labels(observation, settings, 8, batches, public_mean()[None]).values
     assert inferred.tolist() == REPEATED.tolist()
 
 
@@ -49,7 +49,8 @@ def test_without_a_bias_the_weights_rows_tell(count: int) -> None:
     model = small_net()
     model.fc = nn.Linear(4096, 4, bias=False)
     observation, _ = observe(model, patches()[200 : 200 + count], REPEATED[:count], settings)
-    inferred = infer_labels(observation, settings, count, 1, public_mean()[None]).values
+    one_step = [list(range(count))]
+    inferred = infer_labels(observation, settings, count, one_step, public_mean()[None]).values
     assert inferred.tolist() == REPEATED[:count].tolist()
 
 
@@ -86,7 +87,7 @@ def test_on_a_trained_model_labelled_public_images_tell_more(
         observation, batches = observe(trained_net, images, labels, settings)
         for name, known in (("prior alone", None), ("labelled images", public)):
             inferred = infer_labels(
-                observation, settings, 8, len(batches), public_mean()[None], known
+                observation, settings, 8, batches, public_mean()[None], known
             ).values
             counts = torch.stack([torch.bincount(each, minlength=3) for each in (labels, inferred)])
             right[name] += int(counts.min(dim=0).values.sum())
@@ -99,7 +100,7 @@ def test_a_class_without_public_images_leaves_the_prior_to_tell(trained_net: nn.
     observation, _ = observe(trained_net, patches()[200:208], labels, settings)
     lacking = ImageSet(patches()[:8], torch.tensor([0, 0, 1, 1, 0, 0, 1, 1]))
     without, with_few = (
-        infer_labels(observation, settings, 8, 1, public_mean()[None], public)
+        infer_labels(observation, settings, 8, [list(range(8))], public_mean()[None], public)
         for public in (None, lacking)
     )
     assert torch.equal(without.values, with_few.values)
@@ -121,9 +122,11 @@ def test_many_images_are_rehearsed_less_often_and_too_many_not_at_all(
             made.append(super().recall(*arguments))
             return made[-1]
 
-    for count, steps, rehearsed in ((8, 1, True), (8, 1, True), (129, 17, False)):
+    many = [list(range(first, min(first + 8, 129))) for first in range(0, 129, 8)]
+    one_step = [list(range(8))]
+    for count, batches, rehearsed in ((8, one_step, True), (8, one_step, True), (129, many, False)):
         inferred = infer_labels(
-            observation, settings, count, steps, public_mean()[None], public, Book(0)
+            observation, settings, count, batches, public_mean()[None], public, Book(0)
         )
         assert (len(inferred.values), inferred.by_public_images) == (count, rehearsed)
     assert [len(each.counts) for each in made] == [4, 4]
@@ -148,10 +151,10 @@ def test_where_labels_cannot_be_had() -> None:
     adam = TrainingSettings(batch_size=8, optimizer="adam")
     observation, _ = observe(small_net(), patches()[200:208], REPEATED, adam)
     with pytest.raises(AttackRefused, match="adam"):
-        infer_labels(observation, adam, 8, 1, public_mean()[None])
+        infer_labels(observation, adam, 8, [list(range(8))], public_mean()[None])
 
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     sgd = TrainingSettings(batch_size=8)
     observation, _ = observe(model, patches()[200:208], REPEATED, sgd)
     with pytest.raises(AttackRefused, match="no linear layer"):
-        infer_labels(observation, sgd, 8, 1, public_mean()[None])
+        infer_labels(observation, sgd, 8, [list(range(8))], public_mean()[None])

@@ -18,10 +18,11 @@ from gradward.attacks import (
     images_in_update,
     run_portfolio,
 )
+from gradward.attacks.batches import assumed_batches
 from gradward.attacks.budget import Allowance, Meter
 from gradward.attacks.control import withhold_alike
 from gradward.attacks.portfolio import AttackResult
-from gradward.attacks.search import BudgetSpent, Search, assumed_batches
+from gradward.attacks.search import BudgetSpent, Search
 from gradward.metrics.similarity import ssim
 from gradward.models import build_model
 from gradward.training import TrainingSettings, state_copy
@@ -342,6 +343,28 @@ def test_control_is_a_real_update_of_public_images() -> None:
     assert "body.4.running_mean" in alike and "fc.weight" in alike
 
 
+@pytest.mark.parametrize("name", ["batchnorm", "features", "matching"])
+def test_a_start_from_noise_knows_no_prior(one: Observation, name: str) -> None:
+    def ends(prior: Tensor, start: str) -> Tensor:
+        (result,) = run_portfolio(
+            one,
+            prior=prior,
+            n_images=1,
+            settings=ONE,
+            attacks=[AttackSpec(name, start=start)],
+            budget=Budget(3),
+            seed=0,
+            labels=LABEL,
+        )
+        assert result.knowledge["prior"] == ("given" if start == "prior" else "lacked")
+        assert result.images is not None
+        return result.images
+
+    dark = torch.zeros_like(public_mean())
+    assert torch.equal(ends(public_mean(), "random"), ends(dark, "random"))
+    assert not torch.equal(ends(public_mean(), "prior"), ends(dark, "prior"))
+
+
 @pytest.mark.parametrize(
     ("spec", "error", "message"),
     [
@@ -350,6 +373,12 @@ def test_control_is_a_real_update_of_public_images() -> None:
         ({"name": "matching", "lr": "fast"}, TypeError, "matching.lr must be a number"),
         ({"name": "matching", "max_images": 1.5}, TypeError, "max_images"),
         ({"name": "matching", "start": "zero"}, ValueError, "start must be"),
+        ({"name": "batchnorm", "start": "zero"}, ValueError, "start must be"),
+        (
+            {"name": "features", "start": "random", "learned_prior": 0.3},
+            ValueError,
+            "start must be 'prior' with a learned prior",
+        ),
         ({"name": "matching", "polish": 1.0}, ValueError, "polish"),
         ({"name": "matching", "distance": "l2"}, ValueError, "distance must be"),
         ({"name": "matching", "restarts": 0}, ValueError, "matching.restarts"),

@@ -59,6 +59,15 @@ def call(changes: dict[str, Any] | None = None, *flags: str) -> Result:
     return CliRunner().invoke(main, arguments)
 
 
+def test_the_batch_order_is_read_from_a_file(desk: Path) -> None:
+    Path("order.json").write_text("[[0]]")
+    result = call({"batches": "order.json"}, "--json")
+    assert result.exit_code == 0, result.output
+    content = json.loads(result.stdout)
+    assert content["attacks"][0]["real"]["knowledge"]["batch_order"] == "given"
+    assert content["facts"]["n_images_given"]
+
+
 def test_a_prior_is_learned_from_public_pictures(desk: Path) -> None:
     def attempt(**changes: Any) -> dict[str, Any]:
         result = call({"learned-prior": 0.3, **changes}, "--json")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gradward.attacks.budget import Allowance
-from gradward.attacks.case import AttackCase
+from gradward.attacks.case import AttackCase, Start, check_start
 from gradward.attacks.drift import REACHES, weights_on_the_way
 from gradward.attacks.image_prior import descend_within, learn_prior
 from gradward.attacks.knowledge import Knowledge
@@ -34,6 +34,8 @@ class BatchNormOptions:
 
     Attributes:
         tv_weight: of the total variation.
+        start: ``"prior"`` or ``"random"`` (uniform in [0, 1]); a learned prior has its own, the
+            former.
         prior_noise: standard deviation of what tells apart the copies of the prior.
         learned_prior: weight of an :class:`~gradward.attacks.image_prior.ImagePrior` learned from
             public images, in place of total variation; 0 learns none. It pays where
@@ -43,10 +45,15 @@ class BatchNormOptions:
     """
 
     tv_weight: float = 1e-3
+    start: Start = "prior"
     prior_noise: float = 0.02
     learned_prior: float = 0.0
     max_images: int = 32
     max_steps: int = 64
+
+    def __post_init__(self) -> None:
+        """Refuse what would silently mean something else."""
+        check_start(self.start, self.learned_prior)
 
     def knowledge(self, case: AttackCase) -> Knowledge:
         """State what the attack builds on: neither labels nor the learning rate."""
@@ -55,23 +62,23 @@ class BatchNormOptions:
             labels="lacked",
             learning_rate="lacked",
             batch_size="lacked" if one_step else "given",
-            batch_order="inferred" if one_step else "lacked",
-            prior="given",
+            batch_order=case.batch_order,
+            prior="given" if self.start == "prior" else "lacked",
             local_steps="inferred" if case.observation.steps else "given",
             public_images="given" if self.learned_prior else "lacked",
         )
 
     def images_per_evaluation(self, case: AttackCase) -> int:
         """Return how many images one evaluation processes: a batch that repeats, once."""
-        return case.n_images
+        return sum(len(batch) for batch in {tuple(batch) for batch in case.batches})
 
     def run(self, case: AttackCase, allowance: Allowance, generator: torch.Generator) -> Search:
-        """Invert from the prior: early layers first, then more, then all.
+        """Invert from the start: early layers first, then more, then all.
 
         Args:
             case: whose observation has batch statistics.
             allowance: of this run, all stages together.
-            generator: CPU generator of the noise on the prior's copies.
+            generator: CPU generator of the start.
 
         Returns:
             The last stage's search, over all layers; its images ``(n_images, C, H, W)`` may lie
@@ -80,14 +87,14 @@ class BatchNormOptions:
         Raises:
             AttackRefused: no batch statistics, a limit is exceeded, or too few public images for a
                 learned prior.
-            FloatingPointError: the loss is not finite at the prior.
+            FloatingPointError: the loss is not finite at the start.
         """
         if not case.observation.has_batch_statistics:
             raise AttackRefused("the update gives no batch statistics away")
         case.limit(self.max_images, self.max_steps)
         if self.learned_prior:
             return self._run_within_prior(case, allowance, generator)
-        images = case.copies_of_prior(self.prior_noise, generator)
+        images = case.starting_images(self.start, self.prior_noise, generator)
         for number, (layers, end) in enumerate(STAGES):
             part = allowance.until(end)
             loss = StatisticsLoss(case, layers, self.tv_weight)

@@ -32,6 +32,7 @@ def run_beside_control(
     seed: int,
     device: torch.device | str = "cpu",
     labels: Tensor | None = None,
+    batches: Sequence[Sequence[int]] | None = None,
     public: ImageSet | None = None,
     rehearsals: RehearsalBook | None = None,
     progress: Progress | None = None,
@@ -43,9 +44,10 @@ def run_beside_control(
         update: after - before, by name; the control withholds what it withholds.
         control_images: ``(N, C, H, W)`` in [0, 1], public.
         control_labels: ``(N,)`` int64.
-        prior, n_images, settings, attacks, budget, seed, device, labels, public: of both runs, as
-            of :func:`gradward.attacks.portfolio.run_portfolio`; no control image may be among the
-            public ones, or the control would be rebuilt with more knowledge than the update.
+        prior, n_images, settings, attacks, budget, seed, device, labels, batches, public: of both
+            runs, as of :func:`gradward.attacks.portfolio.run_portfolio`; no control image may be
+            among the public ones, or the control would be rebuilt with more knowledge than the
+            update. The control trains in given batches too.
         rehearsals: as there; update and control share them in any case.
         progress: as there; the attacks on the control go by their name and ``" (control)"``.
 
@@ -62,7 +64,7 @@ def run_beside_control(
     # Of a long training the control costs as much again, for nothing where all attacks refuse.
     if any(spec.takes(n_images, steps) for spec in attacks):
         wrong = control_update(
-            own, own.state_dict(), control_images, control_labels, settings, n_images, seed
+            own, own.state_dict(), control_images, control_labels, settings, n_images, seed, batches
         )
         of_control = Observation.from_update(own, own.state_dict(), withhold_alike(wrong, update))
 
@@ -78,6 +80,7 @@ def run_beside_control(
         "seed": seed,
         "device": device,
         "labels": labels,
+        "batches": batches,
         "public": public,
         "rehearsals": RehearsalBook(seed) if rehearsals is None else rehearsals,
     }

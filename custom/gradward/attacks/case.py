@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from gradward.attacks.knowledge import Source
 from gradward.attacks.observation import AttackRefused, Observation
 from gradward.training import TrainingSettings
+
+Start = Literal["prior", "random"]
+
+
+def check_start(start: object, learned_prior: float = 0.0) -> None:
+    """Refuse an option that names no start, or one that a learned prior would not heed.
+
+    Raises:
+        ValueError: with what it names.
+    """
+    if start not in get_args(Start):
+        raise ValueError(f"start must be 'prior' or 'random', got {start!r}")
+    if learned_prior and start != "prior":
+        raise ValueError(f"start must be 'prior' with a learned prior, got {start!r}")
 
 
 @dataclass(frozen=True)
@@ -20,11 +36,12 @@ class AttackCase:
         settings: of the client's local training.
         prior: ``(C, H, W)`` in [0, 1].
         n_images: how many images to reconstruct.
-        batches: for each local step, the indices of the images assumed in it.
+        batches: for each local step, the indices of the images in it, given or assumed.
         labels: ``(n_images,)`` int64, or None where they could not be had.
         restart: how often the attack was run before; a first run of one image has no chance in it.
         public: ``(N, C, H, W)`` in [0, 1], other images to learn from, or None where the attacker
             has none.
+        batches_given: whether the attacker was told the batches.
     """
 
     observation: Observation
@@ -35,11 +52,19 @@ class AttackCase:
     labels: Tensor | None
     restart: int = 0
     public: Tensor | None = None
+    batches_given: bool = False
 
     @property
     def images_per_pass(self) -> int:
         """Images that one simulated local training processes."""
         return sum(len(batch) for batch in self.batches)
+
+    @property
+    def batch_order(self) -> Source:
+        """Whether the order of the batches is known; a single one, however often, has none."""
+        if self.batches_given:
+            return "given"
+        return "inferred" if len({tuple(batch) for batch in self.batches}) == 1 else "lacked"
 
     def double(self) -> AttackCase:
         """Return the case in double precision."""
@@ -49,6 +74,20 @@ class AttackCase:
             prior=self.prior.double(),
             public=None if self.public is None else self.public.double(),
         )
+
+    def starting_images(
+        self, start: Start, prior_noise: float, generator: torch.Generator
+    ) -> Tensor:
+        """Return ``(n_images, C, H, W)`` to search from.
+
+        Args:
+            start: ``"prior"``, or ``"random"`` for pixels uniform in [0, 1].
+            prior_noise: of :meth:`copies_of_prior`.
+            generator: of the CPU.
+        """
+        if start == "prior":
+            return self.copies_of_prior(prior_noise, generator)
+        return torch.rand((self.n_images, *self.prior.shape), generator=generator).to(self.prior)
 
     def copies_of_prior(self, noise: float, generator: torch.Generator) -> Tensor:
         """Return ``(n_images, C, H, W)``, the prior with Gaussian noise where it takes some.

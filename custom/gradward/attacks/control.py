@@ -7,7 +7,7 @@ would carry one hospital's patient to another.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,17 +32,21 @@ def control_update(
     settings: TrainingSettings,
     n_images: int,
     seed: int,
+    batches: Sequence[Sequence[int]] | None = None,
 ) -> State:
     """Return the wrong-update control: a real local training on declared public images.
 
     Args:
         model: gives the architecture; it is not changed.
         global_state: where the client started, tensors or arrays by name.
-        control_images: ``(N, C, H, W)`` float32; used in a drawn order, over again if too few.
+        control_images: ``(N, C, H, W)`` float32; used in a drawn order, or with ``batches`` in
+            their own, so that given labels fit them; over again if too few.
         control_labels: ``(N,)`` int64.
         settings: of the client.
         n_images: as many as the client is taken to have.
         seed: of the draw and of the batches.
+        batches: for each step, the indices of its images, where the attacker is given the
+            client's: the control then trains in the same, or its attacks would be told wrong ones.
 
     Returns:
         after - before of all parameters and buffers.
@@ -57,8 +61,9 @@ def control_update(
     own.load_state_dict({name: torch.as_tensor(value) for name, value in global_state.items()})
     before = state_copy(own)
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(control_images), generator=generator)
-    chosen = order[torch.arange(n_images) % len(order)]
+    count = len(control_images)
+    order = torch.randperm(count, generator=generator) if batches is None else torch.arange(count)
+    chosen = order[torch.arange(n_images) % count]
     train_locally(
         own,
         RawImages(control_images[chosen], control_labels[chosen]),
@@ -66,6 +71,7 @@ def control_update(
         generator,
         # Whoever makes the control may know its noise: nothing of it is secret.
         secret=generator,
+        batches=None if batches is None else [list(batch) for batch in batches],
     )
     return state_difference(state_copy(own), before)
 

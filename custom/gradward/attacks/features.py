@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gradward.attacks.budget import Allowance
-from gradward.attacks.case import AttackCase
+from gradward.attacks.case import AttackCase, Start, check_start
 from gradward.attacks.frozen_client import FrozenClient, Pass
 from gradward.attacks.head import head_change, single_image_features
 from gradward.attacks.image_prior import descend_within, learn_prior
@@ -30,6 +30,8 @@ class FeatureOptions:
     Attributes:
         tv_weight: of the total variation.
         bn_weight: of the batch statistics' distance, where the update gives them away.
+        start: ``"prior"`` or ``"random"`` (uniform in [0, 1]); a learned prior has its own, the
+            former.
         prior_noise: standard deviation of what tells apart the copies of the prior, and restarts.
         learned_prior: weight of an :class:`~gradward.attacks.image_prior.ImagePrior` learned from
             public images, in place of total variation; 0 learns none.
@@ -39,10 +41,15 @@ class FeatureOptions:
 
     tv_weight: float = 0.01
     bn_weight: float = 1.0
+    start: Start = "prior"
     prior_noise: float = 0.02
     learned_prior: float = 0.0
     max_images: int = 32
     max_steps: int = 8
+
+    def __post_init__(self) -> None:
+        """Refuse what would silently mean something else."""
+        check_start(self.start, self.learned_prior)
 
     def knowledge(self, case: AttackCase) -> Knowledge:
         """State what the attack builds on: of a single image, hardly anything."""
@@ -53,8 +60,8 @@ class FeatureOptions:
             labels="lacked" if single else "inferred",
             learning_rate="given" if decays or not single else "lacked",
             batch_size="lacked" if single or one_step else "given",
-            batch_order="inferred" if one_step else "lacked",
-            prior="given",
+            batch_order=case.batch_order,
+            prior="given" if self.start == "prior" else "lacked",
             local_steps="inferred" if case.observation.steps else told,
             public_images="given" if self.learned_prior else "lacked",
         )
@@ -64,12 +71,12 @@ class FeatureOptions:
         return case.images_per_pass
 
     def run(self, case: AttackCase, allowance: Allowance, generator: torch.Generator) -> Search:
-        """Invert from the prior.
+        """Invert from the start.
 
         Args:
             case: with labels, if of more than one image.
             allowance: of this run.
-            generator: CPU generator of the noise on the prior.
+            generator: CPU generator of the start.
 
         Returns:
             The search, whose images ``(n_images, C, H, W)`` may lie outside [0, 1].
@@ -77,15 +84,16 @@ class FeatureOptions:
         Raises:
             AttackRefused: a limit is exceeded, no labels, no features in the update, or too few
                 public images for a learned prior.
-            FloatingPointError: the loss is not finite at the prior.
+            FloatingPointError: the loss is not finite at the start.
         """
         if self.learned_prior:
             prior = learn_prior(case)
             rough = HeadLoss(case, replace(self, tv_weight=0.0))
-            start = prior.start(case, generator)
-            return descend_within(prior, self.learned_prior, rough, start, allowance)[0]
+            place = prior.start(case, generator)
+            return descend_within(prior, self.learned_prior, rough, place, allowance)[0]
         loss = HeadLoss(case, self)
-        return descend_lbfgs(loss, case.copies_of_prior(self.prior_noise, generator), allowance)
+        start = case.starting_images(self.start, self.prior_noise, generator)
+        return descend_lbfgs(loss, start, allowance)
 
 
 class HeadLoss:

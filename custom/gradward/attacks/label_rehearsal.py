@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gradward.attacks.batches import images_in_batches
 from gradward.attacks.frozen_client import FrozenClient
 from gradward.attacks.head import head_change
 from gradward.attacks.observation import AttackRefused, Observation
@@ -119,7 +120,7 @@ class LabelRehearsal:
         ]
         if scarce:
             raise AttackRefused(f"there are too few public images of class {scarce[0]}")
-        self._n_images = sum(len(batch) for batch in {tuple(batch) for batch in batches})
+        self._n_images = images_in_batches(batches)
         if self._n_images > MOST_IMAGES:
             raise AttackRefused(f"{self._n_images} images are too many to rehearse")
         self._key = _digest(observation, settings, batches, public)

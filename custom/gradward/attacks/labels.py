@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from gradward.attacks.batches import Batches
 from gradward.attacks.head import InputRecorder, last_linear, momentum_gains
 from gradward.attacks.label_rehearsal import LabelRehearsal, RehearsalBook
 from gradward.attacks.observation import AttackRefused, Observation
-from gradward.attacks.search import assumed_batches
 from gradward.attacks.training_copy import training_copy
 from gradward.data.images import ImageSet
 from gradward.losses import class_probabilities
@@ -34,7 +34,7 @@ def infer_labels(
     observation: Observation,
     settings: TrainingSettings,
     n_images: int,
-    steps: int,
+    batches: Batches,
     prior: Tensor,
     public: ImageSet | None = None,
     rehearsals: RehearsalBook | None = None,
@@ -57,7 +57,7 @@ def infer_labels(
         observation: the update and its global state.
         settings: the client's; ``lr``, ``momentum``, ``weight_decay`` give the gradient's scale.
         n_images: how many labels to return.
-        steps: K, local optimiser steps.
+        batches: for each local step, the indices of the images assumed in it.
         prior: ``(B, C, H, W)`` in [0, 1], images like the client's.
         public: labelled images like the client's, if the attacker has some; a label below 0 is
             unknown.
@@ -68,6 +68,7 @@ def infer_labels(
     Raises:
         AttackRefused: no linear layer at the end, or an optimiser without a gradient's scale.
     """
+    steps = len(batches)
     name, layer = last_linear(observation.model)
     kind = "weight" if layer.bias is None else "bias"
     change = _rows(observation.parameter_update[f"{name}.{kind}"])
@@ -89,7 +90,6 @@ def infer_labels(
     rehearsed = None
     if public is not None:
         book = RehearsalBook(0) if rehearsals is None else rehearsals
-        batches = assumed_batches(settings.batch_sizes(n_images), steps)
         rehearsed = _rehearsed_counts(observation, settings, batches, public, book)
     if rehearsed is not None:
         expected = rehearsed

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gradward.attacks.budget import Allowance
-from gradward.attacks.case import AttackCase
+from gradward.attacks.case import AttackCase, Start, check_start
 from gradward.attacks.features import FeatureOptions, HeadLoss
 from gradward.attacks.knowledge import Knowledge
 from gradward.attacks.objectives import (
@@ -57,7 +57,7 @@ class MatchingOptions:
     relative_tv_weight: float = 3e-6
     bn_weight: float = 0.3
     lr: float = 0.1
-    start: Literal["prior", "random"] = "prior"
+    start: Start = "prior"
     prior_noise: float = 0.02
     polish: float = 0.5
     max_images: int = 32
@@ -69,8 +69,7 @@ class MatchingOptions:
             raise ValueError(
                 f"distance must be 'auto', 'cosine' or 'relative', got {self.distance!r}"
             )
-        if self.start not in ("prior", "random"):
-            raise ValueError(f"start must be 'prior' or 'random', got {self.start!r}")
+        check_start(self.start)
         if not 0 <= self.polish < 1:
             raise ValueError(f"polish must lie in [0, 1), got {self.polish!r}")
 
@@ -80,8 +79,7 @@ class MatchingOptions:
             labels="inferred",
             learning_rate="given",
             batch_size="given",
-            # One step has no order, and that there was one is seen or given.
-            batch_order="inferred" if len(case.batches) == 1 else "lacked",
+            batch_order=case.batch_order,
             prior="given" if self.start == "prior" else "lacked",
             local_steps="inferred" if case.observation.steps else "given",
         )
@@ -111,11 +109,7 @@ class MatchingOptions:
             raise AttackRefused("the labels are not known")
         _refuse_single_derivatives(case)
         labels = case.labels
-        if self.start == "prior":
-            start = case.copies_of_prior(self.prior_noise, generator)
-        else:
-            shape = (case.n_images, *case.prior.shape)
-            start = torch.rand(shape, generator=generator).to(case.prior)
+        start = case.starting_images(self.start, self.prior_noise, generator)
         if self.distance == "relative" or (self.distance == "auto" and is_smooth(case)):
             exact = MatchingLoss(case.double(), labels, self)
             return descend_lbfgs(exact.relative, start.double(), allowance)

@@ -12,12 +12,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from gradward.attacks.batches import assumed_batches, given_batches
 from gradward.attacks.budget import Allowance, Budget, Meter
 from gradward.attacks.case import AttackCase
 from gradward.attacks.label_rehearsal import RehearsalBook
 from gradward.attacks.labels import infer_labels
 from gradward.attacks.observation import AttackRefused, Observation
-from gradward.attacks.search import assumed_batches
 from gradward.attacks.spec import AttackSpec
 from gradward.data.images import ImageSet
 from gradward.training import TrainingSettings
@@ -119,6 +119,7 @@ def run_portfolio(
     seed: int,
     device: torch.device | str = "cpu",
     labels: Tensor | None = None,
+    batches: Sequence[Sequence[int]] | None = None,
     public: ImageSet | None = None,
     rehearsals: RehearsalBook | None = None,
     progress: Progress | None = None,
@@ -135,13 +136,15 @@ def run_portfolio(
         seed: of each attack's generator; the same gives the same images.
         device: where to compute.
         labels: ``(n_images,)`` int64, if the attacker is given them; None has them inferred.
+        batches: for each local step, the indices of its images, if the attacker is given them;
+            None assumes consecutive images, and the first epoch's batches in every later one.
         public: images like the client's, if the attacker has some, for attacks that learn a prior
             and, where labelled, to infer labels by; a label below 0 is unknown.
         rehearsals: what was rehearsed before on such images; None starts a book with ``seed``.
         progress: called as attacks go on.
 
     Raises:
-        ValueError: a prior, public images or a number of images that cannot be.
+        ValueError: a prior, public images, batches or a number of images that cannot be.
     """
     if prior.ndim != 3:
         raise ValueError(f"the prior must be (C, H, W), got {tuple(prior.shape)}")
@@ -155,20 +158,26 @@ def run_portfolio(
     there = observation.to(device)
     start = prior.to(next(there.model.parameters()))
     steps = there.steps or settings.number_of_steps(n_images)
+    sizes = settings.batch_sizes(n_images)
+    if batches is None:
+        order = assumed_batches(sizes, steps)
+    else:
+        order = given_batches(batches, n_images, steps, max(sizes))
     case = AttackCase(
         observation=there,
         settings=settings,
         prior=start,
         n_images=n_images,
-        batches=assumed_batches(settings.batch_sizes(n_images), steps),
+        batches=order,
         labels=None if labels is None else labels.to(device),
         public=None if public is None else public.images.to(start),
+        batches_given=batches is not None,
     )
     refusal, inferred = "", None
     if labels is None and any(_needs_labels(spec, case) for spec in attacks):
         try:
             book = RehearsalBook(seed) if rehearsals is None else rehearsals
-            inferred = infer_labels(there, settings, n_images, steps, start[None], public, book)
+            inferred = infer_labels(there, settings, n_images, order, start[None], public, book)
             case = replace(case, labels=inferred.values.to(device))
         except Exception as error:
             refusal = _reason(error)

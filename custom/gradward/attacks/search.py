@@ -1,11 +1,10 @@
-"""What all iterative attacks share: the best iterate, a start, batches, and two descents."""
+"""What all iterative attacks share: the best iterate, and two descents."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from itertools import islice
 
 import torch
 from torch import Tensor
@@ -72,21 +71,6 @@ class Search:
         value = float(loss(images).detach())
         if value < self.loss:
             self.loss, self.images = value, images
-
-
-def assumed_batches(sizes: Sequence[int], steps: int) -> list[list[int]]:
-    """Return ``steps`` batches of consecutive images, over again once all were used.
-
-    The client's shuffling is unknown, but any order within the first epoch is only a relabelling
-    of the images; what is truly assumed is that later epochs repeat the first one's batches.
-
-    Args:
-        sizes: of an epoch's batches, in order.
-        steps: of the client.
-    """
-    images = iter(range(sum(sizes)))
-    epoch = [list(islice(images, size)) for size in sizes]
-    return [epoch[step % len(epoch)] for step in range(steps)]
 
 
 def _value_and_slope(loss: Callable[[Tensor], Tensor], images: Tensor) -> tuple[Tensor, Tensor]:

@@ -41,6 +41,7 @@ def audit_updates(
     n_images: int | None = None,
     prior: Tensor | None = None,
     labels: Tensor | None = None,
+    batches: Sequence[Sequence[int]] | None = None,
     truths: Mapping[str, Tensor | Path | str] | None = None,
     public: ImageSet | None = None,
     attacks: Sequence[AttackSpec] | None = None,
@@ -69,8 +70,8 @@ def audit_updates(
         global_file: where all clients started, see :func:`gradward.state_files.read_state`.
         updates: files, as the global one; what came back.
         folder: new or empty.
-        image_shape, settings, n_images, prior, labels, public, attacks, budget, seed, update_is,
-            model_name: of each update, as of :func:`gradward.audit.audit_update`.
+        image_shape, settings, n_images, prior, labels, batches, public, attacks, budget, seed,
+            update_is, model_name: of each update, as of :func:`gradward.audit.audit_update`.
         truths: the images behind each update by its name, ``(m, C, H, W)`` in [0, 1] or a folder of
             image files; None measures nothing.
         workers: processes, each with an update of its own; None takes one a device.
@@ -107,6 +108,7 @@ def audit_updates(
             "n_images": n_images,
             "prior": prior,
             "labels": labels,
+            "batches": batches,
             "public": public,
             "attacks": chosen_attacks(attacks),
             "budget": budget,

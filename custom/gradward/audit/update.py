@@ -19,6 +19,7 @@ from gradward.attacks import (
     ObservationError,
     images_in_update,
 )
+from gradward.attacks.batches import given_batches, images_in_batches
 from gradward.attacks.beside_control import run_beside_control
 from gradward.attacks.image_prior import learns
 from gradward.attacks.portfolio import Progress
@@ -45,6 +46,7 @@ def audit_update(
     n_images: int | None = None,
     prior: Tensor | None = None,
     labels: Tensor | None = None,
+    batches: Sequence[Sequence[int]] | None = None,
     truth: Tensor | None = None,
     public: ImageSet | None = None,
     attacks: Sequence[AttackSpec] | None = None,
@@ -64,11 +66,14 @@ def audit_update(
             buffers may be missing.
         image_shape: channels, height and width of the images as the network sees them.
         settings: of the client's local training, as the attacker is told.
-        n_images: behind the update, if the attacker is told; None takes that of ``labels``, else
-            infers it from the steps.
+        n_images: behind the update, if the attacker is told; None takes that of ``labels``, else of
+            ``batches``, else infers it from the steps.
         prior: ``(C, H, W)`` in [0, 1], an image like the client's on average; None takes the mean
             of the public images.
-        labels: ``(n_images,)`` int64 in any order, if the attacker is told; None has them inferred.
+        labels: ``(n_images,)`` int64, if the attacker is told; None has them inferred. In any
+            order, or with ``batches`` in that of their indices.
+        batches: for each local step, in order, the indices of its images, counted from 0, if the
+            attacker is told; None assumes that every epoch repeats the first one's batches.
         truth: ``(m, C, H, W)`` in [0, 1], the images behind the update; None measures nothing.
         public: images like the client's and not of it, for control and public mean. None takes
             histology patches as a stand-in, brought to ``image_shape``. Where they are labelled
@@ -95,9 +100,9 @@ def audit_update(
         raise AuditError(
             f"{error}; check that both states are of one client's round and of this network"
         ) from None
-    told = labels if n_images is None else range(n_images)
+    told = _number_told(n_images, labels, batches)
     try:
-        number = images_in_update(observation, settings, None if told is None else len(told))
+        number = images_in_update(observation, settings, told)
     except AttackRefused as error:
         raise AuditError(f"{error}; say how many images are behind the update") from None
     if number < 1:
@@ -106,6 +111,8 @@ def audit_update(
     classes = _number_of_classes(observation.model, image_shape)
     if labels is not None:
         _check_labels(labels, number, classes)
+    if batches is not None:
+        _check_batches(batches, observation, settings, number)
     if truth is not None:
         check_form("the truth", truth, image_shape)
     specs = chosen_attacks(attacks)
@@ -127,6 +134,7 @@ def audit_update(
             seed=seed,
             device=device,
             labels=labels,
+            batches=batches,
             public=references.of_attacker,
             progress=progress,
         )
@@ -146,7 +154,7 @@ def audit_update(
         budget={name: value for name, value in asdict(bound).items() if value is not None},
         seed=seed,
         device=str(device),
-        notes=_notes(observation, settings, number, references),
+        notes=_notes(observation, settings, number, references, batches is not None),
     )
     return Scorer(truth, references).result(facts, real, control)
 
@@ -163,6 +171,32 @@ def chosen_attacks(attacks: Sequence[AttackSpec] | None) -> list[AttackSpec]:
     except ValueError as error:
         raise AuditError(str(error)) from None
     return specs
+
+
+def _number_told(
+    n_images: int | None, labels: Tensor | None, batches: Sequence[Sequence[int]] | None
+) -> int | None:
+    if n_images is not None:
+        return n_images
+    if labels is not None:
+        return len(labels)
+    try:
+        return None if batches is None else images_in_batches(batches)
+    except ValueError as error:
+        raise AuditError(str(error)) from None
+
+
+def _check_batches(
+    batches: Sequence[Sequence[int]],
+    observation: Observation,
+    settings: TrainingSettings,
+    n_images: int,
+) -> None:
+    steps = observation.steps or settings.number_of_steps(n_images)
+    try:
+        given_batches(batches, n_images, steps, max(settings.batch_sizes(n_images)))
+    except ValueError as error:
+        raise AuditError(str(error)) from None
 
 
 def _number_of_classes(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
@@ -188,7 +222,11 @@ def _check_labels(labels: Tensor, n_images: int, n_classes: int) -> None:
 
 
 def _notes(
-    observation: Observation, settings: TrainingSettings, n_images: int, references: References
+    observation: Observation,
+    settings: TrainingSettings,
+    n_images: int,
+    references: References,
+    order_given: bool,
 ) -> tuple[str, ...]:
     notes = []
     expected = settings.number_of_steps(n_images)
@@ -197,6 +235,8 @@ def _notes(
             f"The update counts {observation.steps} local steps, the settings make {expected} of "
             f"{n_images} images; the attacks went by the update."
         )
+    if order_given:
+        notes.append("The attacks were told which images each local step took.")
     if references.prior_is_stand_in:
         notes.append(
             "The attacks started from histology patches, for want of images like the client's; an "

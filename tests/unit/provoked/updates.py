@@ -103,6 +103,31 @@ def other_network(folder: Path) -> None:
     audit_of(**{"model-options": '{"width": 16}'})
 
 
+def audit_in_order(text: str, **options: Any) -> None:
+    Path("order.json").write_text(text)
+    audit_of(batches="order.json", **options)
+
+
+@mistake("batches must be a list")
+def order_is_flat(folder: Path) -> None:
+    audit_in_order("[0, 1]")
+
+
+@mistake("batches lists … steps")
+def order_is_too_long(folder: Path) -> None:
+    audit_in_order("[[0], [0]]")
+
+
+@mistake("step … of batches has")
+def order_counts_from_one(folder: Path) -> None:
+    audit_in_order("[[1]]")
+
+
+@mistake("image … is in no step of batches")
+def order_leaves_one_out(folder: Path) -> None:
+    audit_in_order("[[0]]", images=2)
+
+
 @mistake("there is no device …")
 def no_device(folder: Path) -> None:
     audit_of(device="abacus")
