@@ -109,8 +109,8 @@ class MapLoss:
                 break
         else:
             raise AttackRefused(
-                "no convolution's gradient tells its input: none has more channels than positions, "
-                "or they drown in noise"
+                "no convolution's gradient tells its input: none in front of BatchNorm has more "
+                "channels than positions, or they drown in noise"
             )
         self.layer, self._geometry = name, geometry
         self._recorder = InputRecorder(self._model, name)

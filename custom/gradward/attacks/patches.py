@@ -1,8 +1,9 @@
 """What a convolution's gradient tells of its input, by linear algebra.
 
 The gradient of its weight is the sum over positions of slope times patch, so that with fewer
-positions than channels its rows span the very patches of the input. Patches overlap and end in
-zeros at the border: up to scale a single map has all its patches in that space. Rows of low rank
+positions than channels its rows span the very patches of the input, or, in front of BatchNorm,
+their differences. Patches overlap and end in zeros at the border: up to scale a single map has all
+its patches in that space. Rows of low rank
 are those of Dimitrov et al., *SPEAR* (NeurIPS 2024), for linear layers, where several inputs stay
 mixed until their zeros part them; here the overlaps do.
 """
@@ -75,9 +76,10 @@ def told_patches(geometry: Geometry, change: Tensor) -> Tensor | None:
     if not told or positions >= len(rows):
         return None
     _, sizes, basis = torch.linalg.svd(rows.double(), full_matrices=False)
-    # Behind BatchNorm slopes add up to zero, which takes one.
+    # The patches of one image fill no more directions than there are positions.
     rank = int((sizes[:positions] > CLEAR * sizes[positions]).sum())
-    return basis[:rank].T.contiguous() if rank >= ENOUGH * positions else None
+    # Behind BatchNorm slopes add up to zero, which takes one; elsewhere more than one map fits.
+    return basis[:rank].T.contiguous() if ENOUGH * positions <= rank < positions else None
 
 
 def _pixels(geometry: Geometry) -> int:
