@@ -122,7 +122,12 @@ _RESNET = (
     _LEAKPRO_RUNNING,
 )
 _LEARNED_FEATURES, _LEARNED_BATCHNORM = "features, learned prior", "batchnorm, learned prior"
-_RESNET_224 = (_ours("maps"), *(one for one in _RESNET if one != _ours("maps")))
+_LEARNED_MAPS = "maps, learned prior"
+_RESNET_224 = (
+    _ours("maps", _LEARNED_MAPS, learned_prior=3e-4),
+    *_RESNET,
+    _ours("maps", _LEARNED_MAPS, control=True, learned_prior=3e-4),
+)
 _RESNET_WITHHELD = (
     _ours("maps"),
     _ours("features"),

@@ -17,6 +17,7 @@ from gradward.attacks.maps import MapLoss, MapOptions
 from gradward.attacks.patches import PatchSpace, geometries, told_patches
 from gradward.attacks.portfolio import AttackResult
 from gradward.batchnorm import is_batchnorm_buffer
+from gradward.data.images import unlabelled
 from gradward.training import State, TrainingSettings
 
 from .attack_fixtures import patches, public_mean, recovered, train
@@ -26,7 +27,7 @@ TRUTH, PRIOR = patches()[200], public_mean()
 
 
 def wide_net(norm: bool = True, **convolution: object) -> nn.Module:
-    """A network whose third convolution, with or without BatchNorm, has 96 channels at 64 places."""
+    """A network whose third convolution has 96 channels at 64 positions, and BatchNorm or not."""
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     for before, after, stride in ((3, 16, 1), (16, 32, 2), (32, 96, 2)):
@@ -56,10 +57,9 @@ def granted(evaluations: int = 1) -> Allowance:
 
 
 def attack(observation: Observation, **changes: object) -> AttackResult:
-    arguments: dict = {"n_images": 1, "settings": ONE, "budget": Budget(60), "seed": 0, **changes}
-    (result,) = run_portfolio(
-        observation, prior=PRIOR, attacks=[AttackSpec("maps")], labels=None, **arguments
-    )
+    arguments: dict = {"n_images": 1, "settings": ONE, "budget": Budget(60), **changes}
+    arguments.setdefault("attacks", [AttackSpec("maps")])
+    (result,) = run_portfolio(observation, prior=PRIOR, seed=0, **arguments)
     return result
 
 
@@ -98,6 +98,19 @@ def test_it_recovers_the_picture_and_the_control_does_not(withheld: bool) -> Non
     assert recovered(real.images[0], TRUTH, PRIOR) > 0.8
     assert recovered(control.images[0], TRUTH, PRIOR) < 0.1
     assert real.knowledge["labels"] == "lacked"
+
+
+def test_a_prior_is_learned_where_public_images_are_given() -> None:
+    seen = case_of(wide_net()).observation
+    learning = {"attacks": [AttackSpec("maps", learned_prior=1e-3)]}
+    assert attack(seen, **learning).reason == (
+        "a learned prior needs public images and none are given; give some, or set learned_prior "
+        "to 0"
+    )
+    result = attack(seen, public=unlabelled(patches()[:100]), budget=Budget(40), **learning)
+    assert result.images is not None
+    assert recovered(result.images[0], TRUTH, PRIOR) > 0.6
+    assert result.knowledge["public_images"] == "given"
 
 
 def test_the_same_seed_gives_the_same_picture() -> None:

@@ -7,7 +7,7 @@ network.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from gradward.attacks.budget import Allowance
 from gradward.attacks.case import AttackCase
 from gradward.attacks.head import InputRecorder, layer_change
+from gradward.attacks.image_prior import descend_within, learn_prior
 from gradward.attacks.knowledge import Knowledge
 from gradward.attacks.objectives import total_variation
 from gradward.attacks.observation import AttackRefused
@@ -36,11 +37,15 @@ class MapOptions:
         bn_weight: of the batch statistics' distance in front of the map, where the update gives
             them away. They also tell brightness and contrast, which BatchNorm hides from the map.
         prior_noise: standard deviation of what tells restarts apart.
+        learned_prior: weight of an :class:`~gradward.attacks.image_prior.ImagePrior` learned from
+            public images, in place of total variation; 0 learns none. Its coordinates, in which
+            coarse structure moves first, save most of the evaluations that large pictures take.
     """
 
     tv_weight: float = 1e-4
     bn_weight: float = 1.0
     prior_noise: float = 0.02
+    learned_prior: float = 0.0
 
     def knowledge(self, case: AttackCase) -> Knowledge:
         """State what the attack builds on: neither labels nor, without decay, the learning rate."""
@@ -51,6 +56,7 @@ class MapOptions:
             batch_order="inferred",
             prior="given",
             local_steps="inferred" if case.observation.steps else "given",
+            public_images="given" if self.learned_prior else "lacked",
         )
 
     def images_per_evaluation(self, case: AttackCase) -> int:
@@ -69,10 +75,16 @@ class MapOptions:
             The search, whose images ``(1, C, H, W)`` may lie outside [0, 1].
 
         Raises:
-            AttackRefused: more than one image or step, not SGD, or no layer tells its map.
+            AttackRefused: more than one image or step, not SGD, no layer tells its map, or too few
+                public images for a learned prior.
             FloatingPointError: the loss is not finite at the prior.
         """
         case.limit(max_images=1, max_steps=1)
+        if self.learned_prior:
+            prior = learn_prior(case)
+            rough = MapLoss(case, replace(self, tv_weight=0.0), allowance.until(SOLVING))
+            start = prior.start(case, generator)
+            return descend_within(prior, self.learned_prior, rough, start, allowance)[0]
         loss = MapLoss(case, self, allowance.until(SOLVING))
         return descend_lbfgs(loss, case.copies_of_prior(self.prior_noise, generator), allowance)
 
