@@ -112,18 +112,28 @@ _BN_FC_STEPS = (
 _RESNET = (
     _ours("batchnorm"),
     _ours("features"),
+    _ours("maps"),
     _ours("matching"),
     _ours("batchnorm", control=True),
+    _ours("maps", control=True),
     _INVERTING,
     _SEE_THROUGH,
     _LEAKPRO_IG,
     _LEAKPRO_RUNNING,
 )
 _LEARNED_FEATURES, _LEARNED_BATCHNORM = "features, learned prior", "batchnorm, learned prior"
+_LEARNED_MAPS = "maps, learned prior"
+_RESNET_224 = (
+    _ours("maps", _LEARNED_MAPS, learned_prior=3e-4),
+    *_RESNET,
+    _ours("maps", _LEARNED_MAPS, control=True, learned_prior=3e-4),
+)
 _RESNET_WITHHELD = (
+    _ours("maps"),
     _ours("features"),
     _ours("features", _LEARNED_FEATURES, learned_prior=0.3),
     _ours("matching", "matching, no polish", polish=0.0),
+    _ours("maps", control=True),
     _ours("features", control=True),
     _ours("features", _LEARNED_FEATURES, control=True, learned_prior=0.3),
     _INVERTING,
@@ -153,7 +163,7 @@ CONTENDERS: dict[str, tuple[Contender, ...]] = {
     "resnet18_64": _RESNET,
     "resnet18_64_withheld": _RESNET_WITHHELD,
     "resnet18_64_8": _RESNET_8,
-    "resnet18_224": _RESNET,
+    "resnet18_224": _RESNET_224,
     "analytic_1": _ANALYTIC,
     "analytic_4": _ANALYTIC,
 }

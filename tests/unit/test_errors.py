@@ -18,7 +18,7 @@ CAUGHT = {
     "BudgetSpent": "ends a search",
     "TrainingAborted": "becomes NVFlare's own answer to an aborted task",
     "_CannotBegin": "becomes an AuditError",
-    "_EnoughSeen": "ends a pass through a network",
+    "EnoughSeen": "ends a pass through a network",
     "AttackFailed": "becomes the status of a record, with the worker's words",
 }
 

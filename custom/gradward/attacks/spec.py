@@ -15,6 +15,7 @@ from gradward.attacks.budget import Allowance
 from gradward.attacks.case import AttackCase
 from gradward.attacks.features import FeatureOptions
 from gradward.attacks.knowledge import Knowledge
+from gradward.attacks.maps import MapOptions
 from gradward.attacks.matching import MatchingOptions
 from gradward.attacks.own import own_attack
 from gradward.attacks.search import Search
@@ -37,6 +38,7 @@ _FAMILIES: dict[str, type[Any]] = {
     "analytic": AnalyticOptions,
     "batchnorm": BatchNormOptions,
     "features": FeatureOptions,
+    "maps": MapOptions,
     "matching": MatchingOptions,
 }
 ATTACK_NAMES = tuple(_FAMILIES)

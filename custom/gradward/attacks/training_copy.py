@@ -20,7 +20,7 @@ from gradward.attacks.training_batchnorm import TrainingBatchNorm
 _SAME_ARITHMETIC = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 
 
-class _EnoughSeen(Exception):
+class EnoughSeen(Exception):
     """Ends a forward pass whose remaining layers nobody needs."""
 
 
@@ -145,7 +145,7 @@ class StatisticsTap:
             weights: parameters by name that take the place of the model's own.
         """
         self.calls = []
-        with suppress(_EnoughSeen):
+        with suppress(EnoughSeen):
             if weights:
                 functional_call(self.model, dict(weights), (images,))
             else:
@@ -155,4 +155,4 @@ class StatisticsTap:
     def _collect(self, name: str, mean: Tensor, var: Tensor) -> None:
         self.calls.append((name, mean, var))
         if len(self.calls) == self.stop_after:
-            raise _EnoughSeen
+            raise EnoughSeen
