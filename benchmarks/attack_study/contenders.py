@@ -124,9 +124,9 @@ _RESNET = (
 _LEARNED_FEATURES, _LEARNED_BATCHNORM = "features, learned prior", "batchnorm, learned prior"
 _LEARNED_MAPS = "maps, learned prior"
 _RESNET_224 = (
-    _ours("maps", _LEARNED_MAPS, learned_prior=3e-4),
+    _ours("maps", _LEARNED_MAPS, learned_prior=0.3),
     *_RESNET,
-    _ours("maps", _LEARNED_MAPS, control=True, learned_prior=3e-4),
+    _ours("maps", _LEARNED_MAPS, control=True, learned_prior=0.3),
 )
 _RESNET_WITHHELD = (
     _ours("maps"),
@@ -139,7 +139,10 @@ _RESNET_WITHHELD = (
     _INVERTING,
     _LEAKPRO_IG,
 )
+_LEARNED_SPANS = "spans, learned prior"
 _RESNET_8 = (
+    _ours("spans", _LEARNED_SPANS, learned_prior=0.3),
+    _ours("spans", _LEARNED_SPANS, control=True, learned_prior=0.3),
     _ours("batchnorm"),
     _ours("batchnorm", _LEARNED_BATCHNORM, learned_prior=0.1),
     _ours("matching"),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gradward.attacks.budget import Allowance
 from gradward.attacks.case import AttackCase, Start, check_start
-from gradward.attacks.drift import REACHES, weights_on_the_way
+from gradward.attacks.drift import Drift
 from gradward.attacks.image_prior import descend_within, learn_prior
 from gradward.attacks.knowledge import Knowledge
 from gradward.attacks.objectives import total_variation
@@ -132,8 +132,8 @@ class StatisticsLoss:
     """
 
     def __init__(self, case: AttackCase, layers: float, tv_weight: float):
-        self._observation, self._batches = case.observation, case.batches
-        self._weights = weights_on_the_way(case.observation, case.batches, reach=0.0)
+        self._batches = case.batches
+        self._drift = Drift(case.observation, case.batches)
         self._tv_weight = tv_weight
         self._model = training_copy(case.observation.model).requires_grad_(False)
         known = [layer.name for layer in case.observation.batch_statistics]
@@ -154,7 +154,7 @@ class StatisticsLoss:
         with self._tap:
             seen = {
                 batch: self._tap.forward(images[list(batch)], weights)
-                for batch, weights in self._weights.items()
+                for batch, weights in self._drift.weights.items()
             }
         calls = [call for batch in self._batches for call in seen[tuple(batch)]]
         return self._distance(calls) + self._tv_weight * total_variation(images)
@@ -162,25 +162,8 @@ class StatisticsLoss:
     def fit_drift(self, images: Tensor, allowance: Allowance) -> None:
         """Let the weights drift along the update as far as suits ``images`` best.
 
-        How far they came before each step depends on which batch moved them: on a trained model
-        one badly classified image often does it all. A line of equal steps was worse than frozen
-        weights for every fifth client tried. Each guess costs a forward pass; of one step there is
-        nothing to guess.
-
         Args:
             images: ``(n_images, C, H, W)`` found so far.
-            allowance: each guess counts as an evaluation of it; what is spent ends the guessing.
+            allowance: as of :meth:`Drift.fit`.
         """
-        if len(self._batches) == 1:
-            return
-        best, lowest = self._weights, math.inf
-        for reach in REACHES:
-            if allowance.progress >= 1:
-                break
-            self._weights = weights_on_the_way(self._observation, self._batches, reach)
-            allowance.meter.count()
-            with torch.no_grad():
-                value = float(self(images))
-            if value < lowest:
-                best, lowest = self._weights, value
-        self._weights = best
+        self._drift.fit(lambda: self(images), allowance)

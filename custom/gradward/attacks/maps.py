@@ -14,16 +14,15 @@ from torch import Tensor
 
 from gradward.attacks.budget import Allowance
 from gradward.attacks.case import AttackCase
-from gradward.attacks.head import InputRecorder, layer_change
+from gradward.attacks.front import Front
 from gradward.attacks.image_prior import descend_within, learn_prior
 from gradward.attacks.knowledge import Knowledge
 from gradward.attacks.objectives import total_variation
-from gradward.attacks.observation import AttackRefused
-from gradward.attacks.patches import PatchSpace, end_at, geometries, told_patches
+from gradward.attacks.patches import PatchSpace
 from gradward.attacks.search import Search, descend_lbfgs
-from gradward.attacks.simulation import CallsDistance
-from gradward.attacks.training_copy import StatisticsTap, training_copy
 
+# The prior shall only lead: the weight that suits other attacks is that many times too large here.
+PRIOR_SHARE = 1e-3
 # Share of the budget that solving for the map may take. It rarely needs a tenth.
 SOLVING = 0.5
 
@@ -84,7 +83,8 @@ class MapOptions:
             prior = learn_prior(case)
             rough = MapLoss(case, replace(self, tv_weight=0.0), allowance.until(SOLVING))
             start = prior.start(case, generator)
-            return descend_within(prior, self.learned_prior, rough, start, allowance)[0]
+            weight = PRIOR_SHARE * self.learned_prior
+            return descend_within(prior, weight, rough, start, allowance)[0]
         loss = MapLoss(case, self, allowance.until(SOLVING))
         return descend_lbfgs(loss, case.copies_of_prior(self.prior_noise, generator), allowance)
 
@@ -93,8 +93,7 @@ class MapLoss:
     """Distance of a candidate image's map from the solved one, plus the regularisers.
 
     ``|P(x) / s - P*|^2 / |P*|^2`` with the map's patches P, less their mean, and the scale s that
-    suits best, for the gradient tells neither. Of all layers that tell their map it is the first,
-    whose map holds the most.
+    suits best, for the gradient tells neither.
 
     Args:
         case: of one image in one step.
@@ -109,40 +108,21 @@ class MapLoss:
     """
 
     def __init__(self, case: AttackCase, options: MapOptions, allowance: Allowance):
-        observation = case.observation
         self._options = options
-        self._model = training_copy(observation.model).requires_grad_(False)
-        for name, geometry in geometries(self._model, case.prior).items():
-            if f"{name}.weight" not in observation.parameter_update:
-                continue
-            change = layer_change(observation, case.settings, name)[0]
-            basis = told_patches(geometry, change)
-            if basis is not None:
-                break
-        else:
-            raise AttackRefused(
-                "no convolution's gradient tells its input: none in front of BatchNorm has more "
-                "channels than positions, or they drown in noise"
-            )
-        self.layer, self._geometry = name, geometry
-        self._recorder = InputRecorder(self._model, name)
-        end_at(self._model, name)
-        layers = observation.batch_statistics
-        self._tap = StatisticsTap(self._model, [layer.name for layer in layers])
-        with torch.no_grad(), self._tap:
-            in_front = {layer for layer, _, _ in self._tap.forward(case.prior[None])}
-        layers = tuple(layer for layer in layers if layer.name in in_front)
-        self._of_statistics = CallsDistance(layers) if layers else None
-        patches = PatchSpace(geometry, basis).nearest(self._recorder.input[0], allowance)
+        self._front = Front(case)
+        self.layer = self._front.layer
+        with torch.no_grad():
+            guess, _ = self._front(case.prior[None])
+        space = PatchSpace(self._front.geometry, self._front.basis)
+        patches = space.nearest(guess[0], allowance)
         self._target = (patches / patches.norm()).to(case.prior)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the loss of ``images`` ``(1, C, H, W)``, a scalar."""
-        with self._tap:
-            calls = self._tap.forward(images)
-        patches = self._geometry.centred(self._recorder.input[0])
+        maps, calls = self._front(images)
+        patches = self._front.geometry.centred(maps[0])
         scale = (patches * self._target).sum()
         value = (patches / scale - self._target).square().sum()
-        if self._of_statistics:
-            value = value + self._options.bn_weight * self._of_statistics(calls)
+        if self._front.of_statistics:
+            value = value + self._options.bn_weight * self._front.of_statistics(calls)
         return value + self._options.tv_weight * total_variation(images)

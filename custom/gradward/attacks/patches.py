@@ -2,10 +2,10 @@
 
 The gradient of its weight is the sum over positions of slope times patch, so that with fewer
 positions than channels its rows span the very patches of the input, or, in front of BatchNorm,
-their differences. Patches overlap and end in zeros at the border: up to scale a single map has all
-its patches in that space. Rows of low rank
-are those of Dimitrov et al., *SPEAR* (NeurIPS 2024), for linear layers, where several inputs stay
-mixed until their zeros part them; here the overlaps do.
+their differences. Patches overlap and end in zeros at the border: of one image a single map, up to
+scale, has all its patches in that space. Rows of low rank are those of Dimitrov et al., *SPEAR*
+(NeurIPS 2024), for linear layers, where several inputs stay mixed until their zeros part them; here
+the overlaps do, or the network in front.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from torch.nn import functional
 
 from gradward.attacks.budget import Allowance
 from gradward.attacks.observation import AttackRefused
-from gradward.attacks.training_copy import EnoughSeen
 
 # Singular values that count stand so many times out of the first one that must be noise.
 CLEAR = 4.0
@@ -62,21 +61,22 @@ class Geometry:
         return functional.fold(patches.T[None], self.shape[1:], **self.window)[0]
 
 
-def told_patches(geometry: Geometry, change: Tensor) -> Tensor | None:
-    """Return a basis ``(C * taps, rank)`` of one image's patches, or None if they are not told.
+def told_patches(geometry: Geometry, change: Tensor, n_images: int = 1) -> Tensor | None:
+    """Return a basis ``(C * taps, rank)`` of all images' patches, or None if they are not told.
 
     Args:
         geometry: of the convolution.
-        change: ``(K, C, h, w)``, a multiple of its weight's gradient.
+        change: ``(K, C, h, w)``, a multiple of its weight's gradient, or a sum of such.
+        n_images: behind it, each once.
     """
     rows = change.flatten(1)
-    patch, positions = rows.shape[1], geometry.positions
+    patch, positions = rows.shape[1], n_images * geometry.positions
     # A basis that every patch fits in tells nothing, nor do fewer equations than unknowns.
-    told = positions * (patch - positions) > patch // geometry.taps * _pixels(geometry)
-    if not told or positions >= len(rows):
+    unknowns = n_images * (patch // geometry.taps) * _pixels(geometry)
+    if positions * (patch - positions) <= unknowns or positions >= len(rows):
         return None
     _, sizes, basis = torch.linalg.svd(rows.double(), full_matrices=False)
-    # The patches of one image fill no more directions than there are positions.
+    # The patches fill no more directions than there are positions.
     rank = int((sizes[:positions] > CLEAR * sizes[positions]).sum())
     # Behind BatchNorm slopes add up to zero, which takes one; elsewhere more than one map fits.
     return basis[:rank].T.contiguous() if ENOUGH * positions <= rank < positions else None
@@ -189,12 +189,3 @@ def geometries(model: nn.Module, image: Tensor) -> dict[str, Geometry]:
     for hook in hooks:
         hook.remove()
     return found
-
-
-def end_at(model: nn.Module, layer: str) -> None:
-    """Let forwards of ``model`` end, by :class:`EnoughSeen`, where ``layer`` would begin."""
-
-    def end(_layer: nn.Module, _inputs: object) -> None:
-        raise EnoughSeen
-
-    model.get_submodule(layer).register_forward_pre_hook(end)

@@ -19,6 +19,7 @@ from gradward.attacks.maps import MapOptions
 from gradward.attacks.matching import MatchingOptions
 from gradward.attacks.own import own_attack
 from gradward.attacks.search import Search
+from gradward.attacks.spans import SpanOptions
 
 
 class Attack(Protocol):
@@ -40,6 +41,7 @@ _FAMILIES: dict[str, type[Any]] = {
     "features": FeatureOptions,
     "maps": MapOptions,
     "matching": MatchingOptions,
+    "spans": SpanOptions,
 }
 ATTACK_NAMES = tuple(_FAMILIES)
 LEARNING_ATTACKS = tuple(

@@ -1,0 +1,82 @@
+"""The network in front of the first convolution whose gradient tells what it was fed with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from gradward.attacks.case import AttackCase
+from gradward.attacks.head import InputRecorder, layer_change
+from gradward.attacks.observation import AttackRefused
+from gradward.attacks.patches import Geometry, geometries, told_patches
+from gradward.attacks.simulation import CallsDistance
+from gradward.attacks.training_copy import EnoughSeen, StatisticsTap, training_copy
+
+
+class Front:
+    """Forwards up to that convolution, and what the update tells of them.
+
+    Of all layers that tell their input it is the first, whose maps hold the most.
+
+    Args:
+        case: whose images are each in the update once.
+
+    Attributes:
+        layer: name of the convolution.
+        geometry: of it.
+        basis: ``(C * taps, rank)``, orthonormal, double precision, of all images' patches less
+            their mean over the batch.
+        of_statistics: distance of a forward's batch statistics from the observed ones, or None
+            where the update has none of the layers in front.
+
+    Raises:
+        AttackRefused: not SGD, or no layer tells its input.
+    """
+
+    def __init__(self, case: AttackCase):
+        observation = case.observation
+        model = training_copy(observation.model).requires_grad_(False)
+        self.layer, self.geometry, self.basis = _first_told(case, geometries(model, case.prior))
+        self._recorder = InputRecorder(model, self.layer)
+        model.get_submodule(self.layer).register_forward_pre_hook(_end)
+        layers = observation.batch_statistics
+        self._tap = StatisticsTap(model, [layer.name for layer in layers])
+        with torch.no_grad(), self._tap:
+            # Two copies, for layers that refuse a single value a channel.
+            seen = self._tap.forward(case.prior.expand(2, *case.prior.shape))
+        in_front = {layer for layer, _, _ in seen}
+        layers = tuple(layer for layer in layers if layer.name in in_front)
+        self.of_statistics = CallsDistance(layers) if layers else None
+
+    def __call__(
+        self, images: Tensor, weights: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, list[tuple[str, Tensor, Tensor]]]:
+        """Return the layer's input ``(B, C, H, W)`` and the batch statistics on the way.
+
+        Args:
+            images: ``(B, C, H, W)``, one batch.
+            weights: parameters by name that take the place of the global state's.
+        """
+        with self._tap:
+            calls = list(self._tap.forward(images, weights))
+        return self._recorder.input, calls
+
+
+def _first_told(case: AttackCase, found: Mapping[str, Geometry]) -> tuple[str, Geometry, Tensor]:
+    for name, geometry in found.items():
+        if f"{name}.weight" not in case.observation.parameter_update:
+            continue
+        change = layer_change(case.observation, case.settings, name)[0]
+        basis = told_patches(geometry, change, case.n_images)
+        if basis is not None:
+            return name, geometry, basis
+    raise AttackRefused(
+        "no convolution's gradient tells its input: none in front of BatchNorm has more channels "
+        "than positions of all images, or they drown in noise"
+    )
+
+
+def _end(_layer: object, _inputs: object) -> None:
+    raise EnoughSeen

@@ -1,0 +1,168 @@
+"""Inversion of several images by what their activation maps span together.
+
+The rows of a late convolution's gradient span the patches that all images of an update fed it with,
+whatever the labels and however the steps were weighed. Of several images the maps come mixed, so
+that they cannot be solved for; but hardly anything else than the images themselves makes the
+network in front yield patches that span the same space.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from gradward.attacks.budget import Allowance
+from gradward.attacks.case import AttackCase
+from gradward.attacks.drift import Drift
+from gradward.attacks.front import Front
+from gradward.attacks.image_prior import descend_within, learn_prior
+from gradward.attacks.knowledge import Knowledge
+from gradward.attacks.objectives import total_variation
+from gradward.attacks.observation import AttackRefused
+from gradward.attacks.search import Search, descend_lbfgs
+
+# The prior shall only lead: the weight that suits other attacks is that many times too large here.
+PRIOR_SHARE = 0.01
+# Of the patches' mean square: keeps the projection smooth where patches depend on each other.
+RIDGE = 1e-4
+# Shares of the budget at which weights that drift over several steps are fitted anew.
+FITS = (0.1, 0.2, 0.35, 0.6, 1.0)
+
+
+@dataclass(frozen=True)
+class SpanOptions:
+    """How the space is inverted.
+
+    Attributes:
+        tv_weight: of the total variation.
+        bn_weight: of the batch statistics' distance in front of the layer, where the update gives
+            them away.
+        prior_noise: standard deviation of what tells apart the copies of the prior.
+        learned_prior: weight of an :class:`~gradward.attacks.image_prior.ImagePrior` learned from
+            public images, in place of total variation; 0 learns none. Of more than four images
+            hardly anything is found without it.
+        max_images: larger updates are refused.
+        max_steps: longer local trainings are refused.
+    """
+
+    tv_weight: float = 1e-3
+    bn_weight: float = 1.0
+    prior_noise: float = 0.02
+    learned_prior: float = 0.0
+    max_images: int = 32
+    max_steps: int = 8
+
+    def knowledge(self, case: AttackCase) -> Knowledge:
+        """State what the attack builds on: neither labels nor, without decay, the learning rate."""
+        return Knowledge(
+            labels="lacked",
+            learning_rate="given" if case.settings.weight_decay > 0 else "lacked",
+            batch_size="lacked" if len(case.batches) == 1 else "given",
+            batch_order=case.batch_order,
+            prior="given",
+            local_steps="inferred" if case.observation.steps else "given",
+            public_images="given" if self.learned_prior else "lacked",
+        )
+
+    def images_per_evaluation(self, case: AttackCase) -> int:
+        """Return how many images one evaluation processes."""
+        return case.n_images
+
+    def run(self, case: AttackCase, allowance: Allowance, generator: torch.Generator) -> Search:
+        """Search from the prior, and fit the weights' drift now and then.
+
+        Args:
+            case: of several images in one epoch.
+            allowance: of this run.
+            generator: CPU generator of the noise on the prior.
+
+        Returns:
+            The last search, whose images ``(n_images, C, H, W)`` may lie outside [0, 1].
+
+        Raises:
+            AttackRefused: one image, a limit is exceeded, images that come again, not SGD, no layer
+                tells its input, or too few public images for a learned prior.
+            FloatingPointError: the loss is not finite at the prior.
+        """
+        if case.n_images == 1:
+            raise AttackRefused("the map of a single image can be solved for: take maps")
+        case.limit(self.max_images, self.max_steps)
+        if case.images_per_pass > case.n_images:
+            raise AttackRefused("images that come again in later epochs span more than their maps")
+        ends = FITS if len(case.batches) > 1 else FITS[-1:]
+        if self.learned_prior:
+            prior, weight = learn_prior(case), PRIOR_SHARE * self.learned_prior
+            rough = SpanLoss(case, replace(self, tv_weight=0.0))
+            place = prior.start(case, generator)
+            for end in ends:
+                part = allowance.until(end)
+                rough.fit_drift(prior.images(place), part)
+                search, place = descend_within(prior, weight, rough, place, part)
+            return search
+        loss = SpanLoss(case, self)
+        images = case.copies_of_prior(self.prior_noise, generator)
+        for end in ends:
+            part = allowance.until(end)
+            loss.fit_drift(images, part)
+            search = descend_lbfgs(loss, images, part)
+            images = images if search.images is None else search.images
+        return search
+
+
+class SpanLoss:
+    """How much of the observed space candidate images' patches leave out, plus the regularisers.
+
+    ``1 - |Q^T B|^2 / rank`` with an orthonormal basis B of the observed rows and Q of the
+    candidates' patches, each less its batch's mean: the mean squared sine between them.
+
+    Args:
+        case: of several images, each in one batch.
+        options: weights.
+
+    Raises:
+        AttackRefused: not SGD, or no layer tells its input.
+    """
+
+    def __init__(self, case: AttackCase, options: SpanOptions):
+        self._options, self._batches = options, case.batches
+        self._front = Front(case)
+        self._basis = self._front.basis.to(case.prior)
+        self._drift = Drift(case.observation, case.batches)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the loss of ``images`` ``(n_images, C, H, W)``, a scalar."""
+        patches, calls = [], []
+        for batch in self._batches:
+            maps, seen = self._front(images[batch], self._drift.weights[tuple(batch)])
+            of_batch = torch.cat([self._front.geometry.cut(one) for one in maps])
+            patches.append(of_batch - of_batch.mean(0))
+            calls += seen
+        value = left_out(self._basis, torch.cat(patches))
+        if self._front.of_statistics:
+            value = value + self._options.bn_weight * self._front.of_statistics(calls)
+        return value + self._options.tv_weight * total_variation(images)
+
+    def fit_drift(self, images: Tensor, allowance: Allowance) -> None:
+        """Let the weights drift along the update as far as suits ``images`` best.
+
+        Args:
+            images: ``(n_images, C, H, W)`` found so far.
+            allowance: as of :meth:`Drift.fit`.
+        """
+        self._drift.fit(lambda: self(images), allowance)
+
+
+def left_out(basis: Tensor, patches: Tensor) -> Tensor:
+    """Return the mean squared sine between a space and what ``patches`` span, in [0, 1].
+
+    Args:
+        basis: ``(size, rank)``, orthonormal.
+        patches: ``(count, size)``; parts that are tiny beside the others hardly count.
+    """
+    patches = patches / patches.square().sum(1).mean().sqrt()
+    gram = patches @ patches.T
+    factor = torch.linalg.cholesky(gram + RIDGE * torch.eye(len(gram)).to(gram))
+    inside = torch.linalg.solve_triangular(factor, patches @ basis, upper=False)
+    return 1 - inside.square().sum() / basis.shape[1]
