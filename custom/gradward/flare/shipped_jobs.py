@@ -140,6 +140,8 @@ def cxr_high_risk() -> AuditRecipe:
         auditor=InversionAuditor(
             attacks=[
                 {"name": "batchnorm", "max_images": 128},
+                {"name": "maps"},
+                {"name": "spans", "learned_prior": 0.3},
                 {"name": "matching", "max_images": 1},
             ],
             budget={"evaluations": 250, "image_evaluations": 400},
