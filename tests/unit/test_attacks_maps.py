@@ -13,7 +13,7 @@ from gradward.attacks import AttackSpec, Budget, Observation, control_update, ru
 from gradward.attacks.budget import Allowance, Meter
 from gradward.attacks.case import AttackCase
 from gradward.attacks.control import withhold_alike
-from gradward.attacks.maps import MapLoss, MapOptions
+from gradward.attacks.maps import CLEAR, MapLoss, MapOptions
 from gradward.attacks.patches import PatchSpace, geometries, told_patches
 from gradward.attacks.portfolio import AttackResult
 from gradward.batchnorm import is_batchnorm_buffer
@@ -70,7 +70,7 @@ def test_the_gradient_tells_the_map() -> None:
     geometry = geometries(own, PRIOR)["6"]
     with torch.no_grad():
         true, guess = (own[:6](image[None])[0] for image in (TRUTH, PRIOR))
-    basis = told_patches(geometry, case.observation.parameter_update["6.weight"])
+    basis = told_patches(geometry, case.observation.parameter_update["6.weight"], CLEAR)
     assert basis is not None
     found = PatchSpace(geometry, basis).nearest(guess, granted())
 

@@ -23,6 +23,7 @@ from gradward.training import TrainingSettings
 from .attack_fixtures import patches, public_mean, train
 
 TWO = TrainingSettings(batch_size=2, lr=0.05)
+ONE = replace(TWO, batch_size=1)
 TRUTH, LABELS, PRIOR = patches()[200:202], torch.tensor([1, 2]), public_mean()
 
 
@@ -98,6 +99,24 @@ def test_from_nearby_it_finds_both_pictures_and_not_by_the_controls_update() -> 
     assert near < 0.5 * 0.1**2 < 0.1**2 < control
 
 
+def test_noise_hides_a_part_of_the_space_and_leaves_the_rest_to_search_by() -> None:
+    """Where maps, which wants the whole space, has to give up."""
+    model, generator = wide_net(), torch.Generator().manual_seed(0)
+    before, update, _ = train(model, TRUTH[:1], LABELS[:1], ONE)
+    weight = update["6.weight"]
+    draw = torch.randn(weight.shape, generator=generator)
+    update["6.weight"] = weight + 0.02 * weight.norm() * draw / draw.norm()
+    seen = Observation.from_update(model, before, update)
+    refused = attack(seen, n_images=1, settings=ONE, attacks=[AttackSpec("maps")])
+    assert refused.status == "skipped"
+    case = AttackCase(seen, ONE, PRIOR, 1, [[0]], labels=None)
+    start = TRUTH[:1] + 0.1 * torch.randn(TRUTH[:1].shape, generator=generator)
+    loss = SpanLoss(case, SpanOptions(tv_weight=1e-4))
+    images = descend_lbfgs(loss, start, Allowance(Meter(Budget(100)))).images
+    assert images is not None
+    assert float((images - TRUTH[:1]).square().mean()) < 0.5 * 0.1**2
+
+
 def test_a_learned_prior_leads_the_search() -> None:
     learning = {"attacks": [AttackSpec("spans", learned_prior=0.3)], "budget": Budget(40)}
     result = attack(observed()[0], public=unlabelled(patches()[:100]), **learning)
@@ -121,7 +140,6 @@ def test_the_same_seed_gives_the_same_pictures() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"n_images": 1}, "take maps"),
         ({"n_images": 6, "settings": replace(TWO, batch_size=6)}, "than positions of all images"),
         ({"settings": replace(TWO, optimizer="adam")}, "no multiple of a gradient"),
         ({"n_images": 40, "settings": replace(TWO, batch_size=40)}, "more than the limit of 32"),

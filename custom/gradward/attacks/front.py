@@ -10,7 +10,7 @@ from torch import Tensor
 from gradward.attacks.case import AttackCase
 from gradward.attacks.head import InputRecorder, layer_change
 from gradward.attacks.observation import AttackRefused
-from gradward.attacks.patches import Geometry, geometries, told_patches
+from gradward.attacks.patches import Geometry, Rank, geometries, told_patches
 from gradward.attacks.simulation import CallsDistance
 from gradward.attacks.training_copy import EnoughSeen, StatisticsTap, training_copy
 
@@ -22,6 +22,7 @@ class Front:
 
     Args:
         case: whose images are each in the update once.
+        rank: what of the gradient counts.
 
     Attributes:
         layer: name of the convolution.
@@ -35,10 +36,12 @@ class Front:
         AttackRefused: not SGD, or no layer tells its input.
     """
 
-    def __init__(self, case: AttackCase):
+    def __init__(self, case: AttackCase, rank: Rank):
         observation = case.observation
         model = training_copy(observation.model).requires_grad_(False)
-        self.layer, self.geometry, self.basis = _first_told(case, geometries(model, case.prior))
+        self.layer, self.geometry, self.basis = _first_told(
+            case, rank, geometries(model, case.prior)
+        )
         self._recorder = InputRecorder(model, self.layer)
         model.get_submodule(self.layer).register_forward_pre_hook(_end)
         layers = observation.batch_statistics
@@ -64,12 +67,14 @@ class Front:
         return self._recorder.input, calls
 
 
-def _first_told(case: AttackCase, found: Mapping[str, Geometry]) -> tuple[str, Geometry, Tensor]:
+def _first_told(
+    case: AttackCase, rank: Rank, found: Mapping[str, Geometry]
+) -> tuple[str, Geometry, Tensor]:
     for name, geometry in found.items():
         if f"{name}.weight" not in case.observation.parameter_update:
             continue
         change = layer_change(case.observation, case.settings, name)[0]
-        basis = told_patches(geometry, change, case.n_images)
+        basis = told_patches(geometry, change, rank, case.n_images)
         if basis is not None:
             return name, geometry, basis
     raise AttackRefused(

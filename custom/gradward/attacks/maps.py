@@ -18,11 +18,13 @@ from gradward.attacks.front import Front
 from gradward.attacks.image_prior import descend_within, learn_prior
 from gradward.attacks.knowledge import Knowledge
 from gradward.attacks.objectives import total_variation
-from gradward.attacks.patches import PatchSpace
+from gradward.attacks.patches import PatchSpace, Rank
 from gradward.attacks.search import Search, descend_lbfgs
 
 # The prior shall only lead: the weight that suits other attacks is that many times too large here.
 PRIOR_SHARE = 1e-3
+# A map that is to be solved for must be told whole.
+CLEAR = Rank(clear=4.0, enough=0.5)
 # Share of the budget that solving for the map may take. It rarely needs a tenth.
 SOLVING = 0.5
 
@@ -109,7 +111,7 @@ class MapLoss:
 
     def __init__(self, case: AttackCase, options: MapOptions, allowance: Allowance):
         self._options = options
-        self._front = Front(case)
+        self._front = Front(case, CLEAR)
         self.layer = self._front.layer
         with torch.no_grad():
             guess, _ = self._front(case.prior[None])

@@ -20,15 +20,25 @@ from torch.nn import functional
 from gradward.attacks.budget import Allowance
 from gradward.attacks.observation import AttackRefused
 
-# Singular values that count stand so many times out of the first one that must be noise.
-CLEAR = 4.0
-# Of the positions whose patches must be seen.
-ENOUGH = 0.5
 # Of the conjugate gradients: slope over size at which they have converged, and a bound.
 CONVERGED = 1e-7
 MOST_ITERATIONS = 1000
 # Share of where they began that is left where a map has its patches in the space.
 LEAST_LEFT = 0.1
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Which directions of a gradient's rows count.
+
+    Attributes:
+        clear: a singular value that counts stands so many times out of the first one that must be
+            noise.
+        enough: share of the positions whose patches must be seen.
+    """
+
+    clear: float
+    enough: float
 
 
 @dataclass(frozen=True)
@@ -61,12 +71,15 @@ class Geometry:
         return functional.fold(patches.T[None], self.shape[1:], **self.window)[0]
 
 
-def told_patches(geometry: Geometry, change: Tensor, n_images: int = 1) -> Tensor | None:
+def told_patches(
+    geometry: Geometry, change: Tensor, rank: Rank, n_images: int = 1
+) -> Tensor | None:
     """Return a basis ``(C * taps, rank)`` of all images' patches, or None if they are not told.
 
     Args:
         geometry: of the convolution.
         change: ``(K, C, h, w)``, a multiple of its weight's gradient, or a sum of such.
+        rank: what counts.
         n_images: behind it, each once.
     """
     rows = change.flatten(1)
@@ -77,9 +90,9 @@ def told_patches(geometry: Geometry, change: Tensor, n_images: int = 1) -> Tenso
         return None
     _, sizes, basis = torch.linalg.svd(rows.double(), full_matrices=False)
     # The patches fill no more directions than there are positions.
-    rank = int((sizes[:positions] > CLEAR * sizes[positions]).sum())
+    seen = int((sizes[:positions] > rank.clear * sizes[positions]).sum())
     # Behind BatchNorm slopes add up to zero, which takes one; elsewhere more than one map fits.
-    return basis[:rank].T.contiguous() if ENOUGH * positions <= rank < positions else None
+    return basis[:seen].T.contiguous() if rank.enough * positions <= seen < positions else None
 
 
 def _pixels(geometry: Geometry) -> int:

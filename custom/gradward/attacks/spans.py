@@ -1,9 +1,10 @@
-"""Inversion of several images by what their activation maps span together.
+"""Inversion of images by what their activation maps span together.
 
 The rows of a late convolution's gradient span the patches that all images of an update fed it with,
 whatever the labels and however the steps were weighed. Of several images the maps come mixed, so
 that they cannot be solved for; but hardly anything else than the images themselves makes the
-network in front yield patches that span the same space.
+network in front yield patches that span the same space. Of one image as well it is what remains
+where noise on the update hides a part of the space.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ from gradward.attacks.image_prior import descend_within, learn_prior
 from gradward.attacks.knowledge import Knowledge
 from gradward.attacks.objectives import total_variation
 from gradward.attacks.observation import AttackRefused
+from gradward.attacks.patches import Rank
 from gradward.attacks.search import Search, descend_lbfgs
 
 # The prior shall only lead: the weight that suits other attacks is that many times too large here.
 PRIOR_SHARE = 0.01
+# What noise on the update leaves visible is enough to search by.
+VISIBLE = Rank(clear=2.0, enough=0.05)
 # Of the patches' mean square: keeps the projection smooth where patches depend on each other.
 RIDGE = 1e-4
 # Shares of the budget at which weights that drift over several steps are fitted anew.
@@ -74,7 +78,7 @@ class SpanOptions:
         """Search from the prior, and fit the weights' drift now and then.
 
         Args:
-            case: of several images in one epoch.
+            case: of one epoch.
             allowance: of this run.
             generator: CPU generator of the noise on the prior.
 
@@ -82,12 +86,10 @@ class SpanOptions:
             The last search, whose images ``(n_images, C, H, W)`` may lie outside [0, 1].
 
         Raises:
-            AttackRefused: one image, a limit is exceeded, images that come again, not SGD, no layer
-                tells its input, or too few public images for a learned prior.
+            AttackRefused: a limit is exceeded, images that come again, not SGD, no layer tells its
+                input, or too few public images for a learned prior.
             FloatingPointError: the loss is not finite at the prior.
         """
-        if case.n_images == 1:
-            raise AttackRefused("the map of a single image can be solved for: take maps")
         case.limit(self.max_images, self.max_steps)
         if case.images_per_pass > case.n_images:
             raise AttackRefused("images that come again in later epochs span more than their maps")
@@ -118,7 +120,7 @@ class SpanLoss:
     candidates' patches, each less its batch's mean: the mean squared sine between them.
 
     Args:
-        case: of several images, each in one batch.
+        case: of images that are each in one batch.
         options: weights.
 
     Raises:
@@ -127,7 +129,7 @@ class SpanLoss:
 
     def __init__(self, case: AttackCase, options: SpanOptions):
         self._options, self._batches = options, case.batches
-        self._front = Front(case)
+        self._front = Front(case, VISIBLE)
         self._basis = self._front.basis.to(case.prior)
         self._drift = Drift(case.observation, case.batches)
 
