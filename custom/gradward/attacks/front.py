@@ -14,6 +14,9 @@ from gradward.attacks.patches import Geometry, Rank, geometries, told_patches
 from gradward.attacks.simulation import CallsDistance
 from gradward.attacks.training_copy import EnoughSeen, StatisticsTap, training_copy
 
+# Weight of what nothing tells; any that outweighs the total variation does.
+UNTOLD = 0.01
+
 
 class Front:
     """Forwards up to that convolution, and what the update tells of them.
@@ -29,8 +32,6 @@ class Front:
         geometry: of it.
         basis: ``(C * taps, rank)``, orthonormal, double precision, of all images' patches less
             their mean over the batch.
-        of_statistics: distance of a forward's batch statistics from the observed ones, or None
-            where the update has none of the layers in front.
 
     Raises:
         AttackRefused: not SGD, or no layer tells its input.
@@ -51,7 +52,8 @@ class Front:
             seen = self._tap.forward(case.prior.expand(2, *case.prior.shape))
         in_front = {layer for layer, _, _ in seen}
         layers = tuple(layer for layer in layers if layer.name in in_front)
-        self.of_statistics = CallsDistance(layers) if layers else None
+        self._of_statistics = CallsDistance(layers) if layers else None
+        self._prior = case.prior
 
     def __call__(
         self, images: Tensor, weights: Mapping[str, Tensor] | None = None
@@ -65,6 +67,25 @@ class Front:
         with self._tap:
             calls = list(self._tap.forward(images, weights))
         return self._recorder.input, calls
+
+    def distance(
+        self, images: Tensor, calls: list[tuple[str, Tensor, Tensor]], weight: float
+    ) -> Tensor:
+        """Return how far brightness and contrast, which BatchNorm hides from the maps, are off.
+
+        The batch statistics in front tell them. Where the update has none they stay the prior's:
+        else the least total variation would be that of a picture without contrast.
+
+        Args:
+            images: ``(N, C, H, W)``.
+            calls: of all their forwards.
+            weight: of the statistics' distance.
+        """
+        if self._of_statistics:
+            return weight * self._of_statistics(calls)
+        means, deviations = images.mean((1, 2, 3)), images.std((1, 2, 3))
+        off = (means - self._prior.mean()).square() + (deviations - self._prior.std()).square()
+        return UNTOLD * off.mean()
 
 
 def _first_told(

@@ -125,6 +125,5 @@ class MapLoss:
         patches = self._front.geometry.centred(maps[0])
         scale = (patches * self._target).sum()
         value = (patches / scale - self._target).square().sum()
-        if self._front.of_statistics:
-            value = value + self._options.bn_weight * self._front.of_statistics(calls)
+        value = value + self._front.distance(images, calls, self._options.bn_weight)
         return value + self._options.tv_weight * total_variation(images)

@@ -142,8 +142,7 @@ class SpanLoss:
             patches.append(of_batch - of_batch.mean(0))
             calls += seen
         value = left_out(self._basis, torch.cat(patches))
-        if self._front.of_statistics:
-            value = value + self._options.bn_weight * self._front.of_statistics(calls)
+        value = value + self._front.distance(images, calls, self._options.bn_weight)
         return value + self._options.tv_weight * total_variation(images)
 
     def fit_drift(self, images: Tensor, allowance: Allowance) -> None:
