@@ -95,7 +95,7 @@ def test_public_set() -> None:
     truth = picture[row : row + 32, column : column + 32].transpose(2, 0, 1) / 255
     np.testing.assert_allclose(public.part("canary").images[4], truth, atol=1e-6)
     torch.testing.assert_close(public.prior_image, public.part("prior").images.mean(0))
-    learned = {image.numpy().tobytes() for image in public.attacker_images}
+    learned = {image.numpy().tobytes() for image in public.of_attacker.images}
     assert len(learned) == 21 + 49
     for part in ("control", "decoys", "canary"):
         assert not learned & {image.numpy().tobytes() for image in public.part(part).images}

@@ -163,7 +163,9 @@ def test_no_view_tells_more_than_the_rate_nor_does_asking_again(ledger: PrivacyL
     torch.testing.assert_close(frozen, asked[0], atol=1e-6, rtol=0)
     draw = generator(3)
     fresh = torch.stack([channel.release_fresh(w, draw) for _ in range(10)])
-    assert _linkage(channel, frozen, w) == pytest.approx(_linkage(channel, fresh[0], w), abs=0.1)
+    # Single draws differ by several images; the frozen one is no better than such a draw.
+    single = torch.tensor([_linkage(channel, each, w) for each in fresh])
+    assert single.min() - 0.1 <= _linkage(channel, frozen, w) <= single.max() + 0.05
     assert _linkage(channel, fresh.mean(0), w) > _linkage(channel, frozen, w) + 0.2, (
         "fresh noise each epoch is averaged away; the test must be able to see it"
     )
