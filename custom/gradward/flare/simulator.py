@@ -42,6 +42,9 @@ COLLECTED = (
     "reconstructions",
     "cross_site_val",
 )
+# NVFlare's simulator binds a socket at `<temporary folder>/pymp-xxxxxxxx/listener-xxxxxxxx`, and a
+# socket's name has at most 108 bytes on Linux, 104 on macOS, one of them the closing zero.
+_LONGEST_TEMPORARY_FOLDER = (107 if sys.platform == "linux" else 103) - 32
 RUN_FILE = "run.json"
 LOG_FILE = "simulator.log"
 
@@ -119,12 +122,13 @@ def run_in_simulator(
 
     Raises:
         RunError: the folder holds something else than a run, the job or the settings cannot be
-            read, or there is no such GPU.
+            read, there is no such GPU, or the temporary folder's name is too long.
         OSError: the folder cannot be written.
     """
     # Before an earlier run is removed.
     check_job(job)
     _check_gpus(gpu)
+    _check_temporary_folder(tempfile.gettempdir())
     if site_settings is not None:
         _check_settings(site_settings)
     _clear(folder)
@@ -200,6 +204,15 @@ def _check_gpus(gpu: str | None) -> None:
         raise RunError(
             f"--gpu {gpu} was given, but PyTorch sees no CUDA device here; leave --gpu out to "
             "compute on the CPU, or see what `gradward doctor` says of this machine"
+        )
+
+
+def _check_temporary_folder(folder: str) -> None:
+    length = len(os.fsencode(folder))
+    if length > _LONGEST_TEMPORARY_FOLDER:
+        raise RunError(
+            f"the temporary folder {folder} has a name of {length} bytes, too long for a socket of "
+            f"the simulator's; set TMPDIR to a folder of at most {_LONGEST_TEMPORARY_FOLDER}"
         )
 
 

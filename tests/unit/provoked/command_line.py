@@ -73,6 +73,12 @@ def no_gpu(folder: Path) -> None:
         run("--gpu", "0")
 
 
+@mistake("the temporary folder … has a name of … bytes")
+def long_temporary_folder(folder: Path) -> None:
+    with patch("tempfile.tempdir", str(folder / ("t" * 76))):
+        run()
+
+
 @mistake("… is not empty and holds no earlier run")
 def taken(folder: Path) -> None:
     Path("thesis").mkdir()
