@@ -52,7 +52,7 @@ def allowance(evaluations: int = 100) -> Allowance:
 
 def losses(case: AttackCase) -> tuple[float, float]:
     """Return the loss at the truth with frozen weights, and with drift fitted to it."""
-    loss = StatisticsLoss(case, layers=1.0, tv_weight=0.0)
+    loss = StatisticsLoss(case, layers=1.0)
     frozen = float(loss(truth()))
     loss.fit_drift(truth(), allowance())
     return frozen, float(loss(truth()))
@@ -89,7 +89,7 @@ def test_steps_of_several_epochs_are_told_better_than_by_frozen_weights() -> Non
 
 def test_a_batch_that_comes_again_is_processed_once() -> None:
     case = client([0.01] * 6, TWO * 3)
-    loss = StatisticsLoss(case, layers=1.0, tv_weight=0.0)
+    loss = StatisticsLoss(case, layers=1.0)
     spent = allowance()
     loss.fit_drift(truth(), spent)
     seen: list[int] = []
@@ -101,8 +101,8 @@ def test_a_batch_that_comes_again_is_processed_once() -> None:
 def test_guesses_count_and_end_with_the_budget() -> None:
     one = client([0.1], [[0, 1, 2, 3]])
     granted = allowance(3)
-    StatisticsLoss(one, layers=1.0, tv_weight=0.0).fit_drift(truth(), granted)
+    StatisticsLoss(one, layers=1.0).fit_drift(truth(), granted)
     assert granted.meter.evaluations == 0
-    two = StatisticsLoss(client([0.1, 0.1], TWO), layers=1.0, tv_weight=0.0)
+    two = StatisticsLoss(client([0.1, 0.1], TWO), layers=1.0)
     two.fit_drift(truth(), granted)
     assert granted.meter.evaluations == 3

@@ -13,7 +13,7 @@ from gradward.attacks import AttackSpec, Budget, Observation, control_update, ru
 from gradward.attacks.budget import Allowance, Meter
 from gradward.attacks.case import AttackCase
 from gradward.attacks.control import withhold_alike
-from gradward.attacks.maps import CLEAR, MapLoss, MapOptions
+from gradward.attacks.maps import CLEAR, MapLoss
 from gradward.attacks.patches import PatchSpace, geometries, told_patches
 from gradward.attacks.portfolio import AttackResult
 from gradward.batchnorm import is_batchnorm_buffer
@@ -82,7 +82,7 @@ def test_the_gradient_tells_the_map() -> None:
 
 def test_the_loss_is_nothing_at_the_truth() -> None:
     for withheld in (True, False):
-        loss = MapLoss(case_of(wide_net(), withheld), replace(MapOptions(), tv_weight=0), granted())
+        loss = MapLoss(case_of(wide_net(), withheld), 1.0, granted())
         assert loss.layer == "6"
         at_truth, at_prior = (float(loss(image[None])) for image in (TRUTH, PRIOR))
         assert at_truth < 1e-4 < 0.05 < at_prior

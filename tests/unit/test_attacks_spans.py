@@ -14,8 +14,8 @@ from gradward.attacks.budget import Allowance, Meter
 from gradward.attacks.case import AttackCase
 from gradward.attacks.control import withhold_alike
 from gradward.attacks.portfolio import AttackResult
-from gradward.attacks.search import descend_lbfgs
-from gradward.attacks.spans import SpanLoss, SpanOptions, left_out
+from gradward.attacks.search_space import PixelSpace
+from gradward.attacks.spans import SpanLoss, left_out
 from gradward.batchnorm import is_batchnorm_buffer
 from gradward.data.images import unlabelled
 from gradward.training import TrainingSettings
@@ -79,7 +79,7 @@ def test_next_to_nothing_is_left_out_at_the_truth(batches: list[list[int]], with
         update = {name: value for name, value in update.items() if not is_batchnorm_buffer(name)}
     seen = Observation.from_update(model, before, update)
     case = AttackCase(seen, settings, PRIOR, 2, batches, labels=None)
-    loss = SpanLoss(case, SpanOptions(tv_weight=0))
+    loss = SpanLoss(case, bn_weight=1.0)
     truth = TRUTH[torch.tensor([i for batch in order for i in batch])]
     guess = case.copies_of_prior(0.02, torch.Generator().manual_seed(0))
     assert float(loss(truth)) < 0.01 < 0.1 < float(loss(guess))
@@ -91,9 +91,9 @@ def test_from_nearby_it_finds_both_pictures_and_not_by_the_controls_update() -> 
     errors = []
     for seen in observed():
         case = AttackCase(seen, TWO, PRIOR, 2, [[0, 1]], labels=None)
-        loss = SpanLoss(case, SpanOptions(tv_weight=1e-4))
-        images = descend_lbfgs(loss, start, Allowance(Meter(Budget(150)))).images
-        assert images is not None
+        loss = SpanLoss(case, bn_weight=1.0)
+        space = PixelSpace(start, tv_weight=1e-4)
+        images = space.descend(loss, start, Allowance(Meter(Budget(150))))[1]
         errors.append(float((images - TRUTH).square().mean()))
     near, control = errors
     assert near < 0.5 * 0.1**2 < 0.1**2 < control
@@ -111,9 +111,9 @@ def test_noise_hides_a_part_of_the_space_and_leaves_the_rest_to_search_by() -> N
     assert refused.status == "skipped"
     case = AttackCase(seen, ONE, PRIOR, 1, [[0]], labels=None)
     start = TRUTH[:1] + 0.1 * torch.randn(TRUTH[:1].shape, generator=generator)
-    loss = SpanLoss(case, SpanOptions(tv_weight=1e-4))
-    images = descend_lbfgs(loss, start, Allowance(Meter(Budget(100)))).images
-    assert images is not None
+    loss = SpanLoss(case, bn_weight=1.0)
+    space = PixelSpace(start, tv_weight=1e-4)
+    images = space.descend(loss, start, Allowance(Meter(Budget(100))))[1]
     assert float((images - TRUTH[:1]).square().mean()) < 0.5 * 0.1**2
 
 

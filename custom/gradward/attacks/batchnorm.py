@@ -14,11 +14,10 @@ from torch import Tensor
 from gradward.attacks.budget import Allowance
 from gradward.attacks.case import AttackCase, Start, check_start
 from gradward.attacks.drift import Drift
-from gradward.attacks.image_prior import descend_within, learn_prior
 from gradward.attacks.knowledge import Knowledge
-from gradward.attacks.objectives import total_variation
 from gradward.attacks.observation import AttackRefused
-from gradward.attacks.search import Search, descend_lbfgs
+from gradward.attacks.search import Search
+from gradward.attacks.search_space import search_space
 from gradward.attacks.simulation import CallsDistance
 from gradward.attacks.training_copy import StatisticsTap, training_copy
 
@@ -92,35 +91,26 @@ class BatchNormOptions:
         if not case.observation.has_batch_statistics:
             raise AttackRefused("the update gives no batch statistics away")
         case.limit(self.max_images, self.max_steps)
-        if self.learned_prior:
-            return self._run_within_prior(case, allowance, generator)
-        images = case.starting_images(self.start, self.prior_noise, generator)
+        space = search_space(
+            case,
+            generator,
+            tv_weight=self.tv_weight,
+            prior_noise=self.prior_noise,
+            prior_weight=self.learned_prior,
+            start=self.start,
+        )
+        place = space.start
         for number, (layers, end) in enumerate(STAGES):
             part = allowance.until(end)
-            loss = StatisticsLoss(case, layers, self.tv_weight)
+            loss = StatisticsLoss(case, layers)
             if number:
-                loss.fit_drift(images, part)
-            search = descend_lbfgs(loss, images, part)
-            if search.images is not None:
-                images = search.images
-        return search
-
-    def _run_within_prior(
-        self, case: AttackCase, allowance: Allowance, generator: torch.Generator
-    ) -> Search:
-        prior = learn_prior(case)
-        place = prior.start(case, generator)
-        for number, (layers, end) in enumerate(STAGES):
-            part = allowance.until(end)
-            loss = StatisticsLoss(case, layers, tv_weight=0.0)
-            if number:
-                loss.fit_drift(prior.images(place), part)
-            search, place = descend_within(prior, self.learned_prior, loss, place, part)
+                loss.fit_drift(space.images(place), part)
+            search, place = space.descend(loss, place, part)
         return search
 
 
 class StatisticsLoss:
-    """Distance of candidate images' batch statistics from the observed ones, plus smoothness.
+    """Distance of candidate images' batch statistics from the observed ones.
 
     Exact for one step. For more, the weights stay at the global state over the K batches, or drift
     from it as :meth:`fit_drift` finds.
@@ -128,13 +118,11 @@ class StatisticsLoss:
     Args:
         case: whose observation has batch statistics.
         layers: share of the layers used, in the order of the forward pass.
-        tv_weight: of the total variation.
     """
 
-    def __init__(self, case: AttackCase, layers: float, tv_weight: float):
+    def __init__(self, case: AttackCase, layers: float):
         self._batches = case.batches
         self._drift = Drift(case.observation, case.batches)
-        self._tv_weight = tv_weight
         self._model = training_copy(case.observation.model).requires_grad_(False)
         known = [layer.name for layer in case.observation.batch_statistics]
         with torch.no_grad(), StatisticsTap(self._model, known) as tap:
@@ -157,7 +145,7 @@ class StatisticsLoss:
                 for batch, weights in self._drift.weights.items()
             }
         calls = [call for batch in self._batches for call in seen[tuple(batch)]]
-        return self._distance(calls) + self._tv_weight * total_variation(images)
+        return self._distance(calls)
 
     def fit_drift(self, images: Tensor, allowance: Allowance) -> None:
         """Let the weights drift along the update as far as suits ``images`` best.

@@ -6,7 +6,7 @@ but may be withheld.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,11 +15,11 @@ from gradward.attacks.budget import Allowance
 from gradward.attacks.case import AttackCase, Start, check_start
 from gradward.attacks.frozen_client import FrozenClient, Pass
 from gradward.attacks.head import head_change, single_image_features
-from gradward.attacks.image_prior import descend_within, learn_prior
 from gradward.attacks.knowledge import Knowledge, Source
-from gradward.attacks.objectives import RelativeDistance, total_variation
+from gradward.attacks.objectives import RelativeDistance
 from gradward.attacks.observation import AttackRefused
-from gradward.attacks.search import Search, descend_lbfgs
+from gradward.attacks.search import Search
+from gradward.attacks.search_space import search_space
 from gradward.attacks.simulation import CallsDistance
 
 
@@ -86,18 +86,20 @@ class FeatureOptions:
                 public images for a learned prior.
             FloatingPointError: the loss is not finite at the start.
         """
-        if self.learned_prior:
-            prior = learn_prior(case)
-            rough = HeadLoss(case, replace(self, tv_weight=0.0))
-            place = prior.start(case, generator)
-            return descend_within(prior, self.learned_prior, rough, place, allowance)[0]
         loss = HeadLoss(case, self)
-        start = case.starting_images(self.start, self.prior_noise, generator)
-        return descend_lbfgs(loss, start, allowance)
+        space = search_space(
+            case,
+            generator,
+            tv_weight=self.tv_weight,
+            prior_noise=self.prior_noise,
+            prior_weight=self.learned_prior,
+            start=self.start,
+        )
+        return space.descend(loss, space.start, allowance)[0]
 
 
 class HeadLoss:
-    """Distance of candidate images' features, or last layer's gradient, plus the regularisers.
+    """Distance of candidate images' features, or last layer's gradient, and batch statistics'.
 
     Of one image the features ``h`` themselves are known: ``|h - h*|^2 / |h*|^2``, without a label.
     Of several only ``sum_i slope_i h_i^T`` is, in which the label tells the slope: relative squares
@@ -147,7 +149,7 @@ class HeadLoss:
         if self._of_statistics:
             calls = [call for item in passes for call in item.statistics]
             value = value + self._options.bn_weight * self._of_statistics(calls)
-        return value + self._options.tv_weight * total_variation(images)
+        return value
 
     def _told(self, passes: list[Pass]) -> list[Tensor]:
         """Return what :attr:`_target` would be of these passes."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gradward.attacks.case import AttackCase
 from gradward.attacks.head import InputRecorder, layer_change
+from gradward.attacks.knowledge import Knowledge
 from gradward.attacks.observation import AttackRefused
 from gradward.attacks.patches import Geometry, Rank, geometries, told_patches
 from gradward.attacks.simulation import CallsDistance
@@ -86,6 +87,22 @@ class Front:
         means, deviations = images.mean((1, 2, 3)), images.std((1, 2, 3))
         off = (means - self._prior.mean()).square() + (deviations - self._prior.std()).square()
         return UNTOLD * off.mean()
+
+
+def knowledge_of_layer(case: AttackCase, learned_prior: float) -> Knowledge:
+    """State what an attack on that layer builds on.
+
+    Neither labels nor, without decay, the learning rate.
+    """
+    return Knowledge(
+        labels="lacked",
+        learning_rate="given" if case.settings.weight_decay > 0 else "lacked",
+        batch_size="lacked" if len(case.batches) == 1 else "given",
+        batch_order=case.batch_order,
+        prior="given",
+        local_steps="inferred" if case.observation.steps else "given",
+        public_images="given" if learned_prior else "lacked",
+    )
 
 
 def _first_told(

@@ -7,15 +7,12 @@ they differ from each other: how much at which frequency, and in which direction
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from gradward.attacks.budget import Allowance
 from gradward.attacks.case import AttackCase
 from gradward.attacks.observation import AttackRefused
-from gradward.attacks.search import Search, descend_lbfgs
 
 LEAST_IMAGES = 2
 # Of a mean of equal images in single precision.
@@ -110,40 +107,6 @@ def learn_prior(case: AttackCase) -> ImagePrior:
             "learned_prior to 0"
         )
     return ImagePrior(case.prior, case.public)
-
-
-def descend_within(
-    prior: ImagePrior,
-    weight: float,
-    loss: Callable[[Tensor], Tensor],
-    start: Tensor,
-    allowance: Allowance,
-) -> tuple[Search, Tensor]:
-    """Minimise ``loss`` of images plus their improbability, by L-BFGS over coordinates.
-
-    That is the maximum a posteriori of a Gaussian prior.
-
-    Args:
-        prior: whose coordinates are searched.
-        weight: of the mean squared coordinate, which is the negative log density but for scale.
-        loss: of images ``(n, C, H, W)``, a scalar.
-        start: ``(n, size)``.
-        allowance: of this descent.
-
-    Returns:
-        The search, with images, and the coordinates of its best ones.
-
-    Raises:
-        FloatingPointError: the loss is not finite at the start.
-    """
-
-    def posterior(coordinates: Tensor) -> Tensor:
-        return loss(prior.images(coordinates)) + weight * coordinates.square().mean()
-
-    search = descend_lbfgs(posterior, start, allowance)
-    best = start if search.images is None else search.images
-    search.images = prior.images(best)
-    return search, best
 
 
 def cosines(side: int) -> Tensor:

@@ -7,19 +7,18 @@ network.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gradward.attacks.budget import Allowance
 from gradward.attacks.case import AttackCase
-from gradward.attacks.front import Front
-from gradward.attacks.image_prior import descend_within, learn_prior
+from gradward.attacks.front import Front, knowledge_of_layer
 from gradward.attacks.knowledge import Knowledge
-from gradward.attacks.objectives import total_variation
 from gradward.attacks.patches import PatchSpace, Rank
-from gradward.attacks.search import Search, descend_lbfgs
+from gradward.attacks.search import Search
+from gradward.attacks.search_space import search_space
 
 # The prior shall only lead: the weight that suits other attacks is that many times too large here.
 PRIOR_SHARE = 1e-3
@@ -50,15 +49,7 @@ class MapOptions:
 
     def knowledge(self, case: AttackCase) -> Knowledge:
         """State what the attack builds on: neither labels nor, without decay, the learning rate."""
-        return Knowledge(
-            labels="lacked",
-            learning_rate="given" if case.settings.weight_decay > 0 else "lacked",
-            batch_size="lacked",
-            batch_order="inferred",
-            prior="given",
-            local_steps="inferred" if case.observation.steps else "given",
-            public_images="given" if self.learned_prior else "lacked",
-        )
+        return knowledge_of_layer(case, self.learned_prior)
 
     def images_per_evaluation(self, case: AttackCase) -> int:
         """Return how many images one evaluation processes."""
@@ -81,25 +72,26 @@ class MapOptions:
             FloatingPointError: the loss is not finite at the prior.
         """
         case.limit(max_images=1, max_steps=1)
-        if self.learned_prior:
-            prior = learn_prior(case)
-            rough = MapLoss(case, replace(self, tv_weight=0.0), allowance.until(SOLVING))
-            start = prior.start(case, generator)
-            weight = PRIOR_SHARE * self.learned_prior
-            return descend_within(prior, weight, rough, start, allowance)[0]
-        loss = MapLoss(case, self, allowance.until(SOLVING))
-        return descend_lbfgs(loss, case.copies_of_prior(self.prior_noise, generator), allowance)
+        space = search_space(
+            case,
+            generator,
+            tv_weight=self.tv_weight,
+            prior_noise=self.prior_noise,
+            prior_weight=PRIOR_SHARE * self.learned_prior,
+        )
+        loss = MapLoss(case, self.bn_weight, allowance.until(SOLVING))
+        return space.descend(loss, space.start, allowance)[0]
 
 
 class MapLoss:
-    """Distance of a candidate image's map from the solved one, plus the regularisers.
+    """Distance of a candidate image's map from the solved one, and of brightness and contrast.
 
     ``|P(x) / s - P*|^2 / |P*|^2`` with the map's patches P, less their mean, and the scale s that
     suits best, for the gradient tells neither.
 
     Args:
         case: of one image in one step.
-        options: weights.
+        bn_weight: of :meth:`Front.distance`.
         allowance: to solve within.
 
     Attributes:
@@ -109,8 +101,8 @@ class MapLoss:
         AttackRefused: not SGD, or no layer tells its map.
     """
 
-    def __init__(self, case: AttackCase, options: MapOptions, allowance: Allowance):
-        self._options = options
+    def __init__(self, case: AttackCase, bn_weight: float, allowance: Allowance):
+        self._bn_weight = bn_weight
         self._front = Front(case, CLEAR)
         self.layer = self._front.layer
         with torch.no_grad():
@@ -125,5 +117,4 @@ class MapLoss:
         patches = self._front.geometry.centred(maps[0])
         scale = (patches * self._target).sum()
         value = (patches / scale - self._target).square().sum()
-        value = value + self._front.distance(images, calls, self._options.bn_weight)
-        return value + self._options.tv_weight * total_variation(images)
+        return value + self._front.distance(images, calls, self._bn_weight)

@@ -20,6 +20,7 @@ from gradward.attacks.objectives import (
 )
 from gradward.attacks.observation import AttackRefused
 from gradward.attacks.search import Search, descend_lbfgs, descend_signed_adam
+from gradward.attacks.search_space import PixelSpace
 from gradward.attacks.simulation import ClientSimulator
 from gradward.attacks.training_batchnorm import TrainingBatchNorm
 from gradward.attacks.training_copy import layer_without_second_derivative, training_copy
@@ -120,7 +121,8 @@ class MatchingOptions:
         if polishing and search.images is not None:
             # One evaluation is kept for the comparison of both stages.
             allowance.meter.reserved = 1
-            polished = descend_lbfgs(polishing, search.images, allowance)
+            space = PixelSpace(search.images, FeatureOptions.tv_weight)
+            polished = space.descend(polishing, space.start, allowance)[0]
             allowance.meter.reserved = 0
             search.consider(polished.images, loss.cosine)
         return search

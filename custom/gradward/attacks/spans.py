@@ -9,7 +9,7 @@ where noise on the update hides a part of the space.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,13 +17,12 @@ from torch import Tensor
 from gradward.attacks.budget import Allowance
 from gradward.attacks.case import AttackCase
 from gradward.attacks.drift import Drift
-from gradward.attacks.front import Front
-from gradward.attacks.image_prior import descend_within, learn_prior
+from gradward.attacks.front import Front, knowledge_of_layer
 from gradward.attacks.knowledge import Knowledge
-from gradward.attacks.objectives import total_variation
 from gradward.attacks.observation import AttackRefused
 from gradward.attacks.patches import Rank
-from gradward.attacks.search import Search, descend_lbfgs
+from gradward.attacks.search import Search
+from gradward.attacks.search_space import search_space
 
 # The prior shall only lead: the weight that suits other attacks is that many times too large here.
 PRIOR_SHARE = 0.01
@@ -60,15 +59,7 @@ class SpanOptions:
 
     def knowledge(self, case: AttackCase) -> Knowledge:
         """State what the attack builds on: neither labels nor, without decay, the learning rate."""
-        return Knowledge(
-            labels="lacked",
-            learning_rate="given" if case.settings.weight_decay > 0 else "lacked",
-            batch_size="lacked" if len(case.batches) == 1 else "given",
-            batch_order=case.batch_order,
-            prior="given",
-            local_steps="inferred" if case.observation.steps else "given",
-            public_images="given" if self.learned_prior else "lacked",
-        )
+        return knowledge_of_layer(case, self.learned_prior)
 
     def images_per_evaluation(self, case: AttackCase) -> int:
         """Return how many images one evaluation processes."""
@@ -94,41 +85,37 @@ class SpanOptions:
         if case.images_per_pass > case.n_images:
             raise AttackRefused("images that come again in later epochs span more than their maps")
         ends = FITS if len(case.batches) > 1 else FITS[-1:]
-        if self.learned_prior:
-            prior, weight = learn_prior(case), PRIOR_SHARE * self.learned_prior
-            rough = SpanLoss(case, replace(self, tv_weight=0.0))
-            place = prior.start(case, generator)
-            for end in ends:
-                part = allowance.until(end)
-                rough.fit_drift(prior.images(place), part)
-                search, place = descend_within(prior, weight, rough, place, part)
-            return search
-        loss = SpanLoss(case, self)
-        images = case.copies_of_prior(self.prior_noise, generator)
+        space = search_space(
+            case,
+            generator,
+            tv_weight=self.tv_weight,
+            prior_noise=self.prior_noise,
+            prior_weight=PRIOR_SHARE * self.learned_prior,
+        )
+        loss, place = SpanLoss(case, self.bn_weight), space.start
         for end in ends:
             part = allowance.until(end)
-            loss.fit_drift(images, part)
-            search = descend_lbfgs(loss, images, part)
-            images = images if search.images is None else search.images
+            loss.fit_drift(space.images(place), part)
+            search, place = space.descend(loss, place, part)
         return search
 
 
 class SpanLoss:
-    """How much of the observed space candidate images' patches leave out, plus the regularisers.
+    """What candidate images' patches leave out of the observed space, and brightness and contrast.
 
     ``1 - |Q^T B|^2 / rank`` with an orthonormal basis B of the observed rows and Q of the
     candidates' patches, each less its batch's mean: the mean squared sine between them.
 
     Args:
         case: of images that are each in one batch.
-        options: weights.
+        bn_weight: of :meth:`Front.distance`.
 
     Raises:
         AttackRefused: not SGD, or no layer tells its input.
     """
 
-    def __init__(self, case: AttackCase, options: SpanOptions):
-        self._options, self._batches = options, case.batches
+    def __init__(self, case: AttackCase, bn_weight: float):
+        self._bn_weight, self._batches = bn_weight, case.batches
         self._front = Front(case, VISIBLE)
         self._basis = self._front.basis.to(case.prior)
         self._drift = Drift(case.observation, case.batches)
@@ -142,8 +129,7 @@ class SpanLoss:
             patches.append(of_batch - of_batch.mean(0))
             calls += seen
         value = left_out(self._basis, torch.cat(patches))
-        value = value + self._front.distance(images, calls, self._options.bn_weight)
-        return value + self._options.tv_weight * total_variation(images)
+        return value + self._front.distance(images, calls, self._bn_weight)
 
     def fit_drift(self, images: Tensor, allowance: Allowance) -> None:
         """Let the weights drift along the update as far as suits ``images`` best.
