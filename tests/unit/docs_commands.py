@@ -20,10 +20,7 @@ BOARD = (
     "files, by TensorBoard's own reader"
 )
 MLFLOW = "tests/integration/test_tracking.py::test_mlflow_has_what_tensorboard_has, once installed"
-WANDB = (
-    "tests/unit/test_flare_run_log.py::test_all_scalars_are_kept_whoever_streams_them: what is "
-    "handed over; the service itself wants an account"
-)
+WANDB = "tests/integration/test_tracking.py::test_wandb_has_every_value, once installed"
 SUBMIT_ANY = "poc/submit.sh jobs/quickstart"
 
 COMPARED = "tests/unit/test_compare_output.py::test_the_command_compares_and_names_mistakes"
@@ -122,7 +119,6 @@ COMMANDS: dict[str, dict[str, str]] = {
         "tensorboard --logdir runs": BOARD,
         "pip install mlflow-skinny sqlalchemy alembic": MLFLOW,
         "pip install wandb": WANDB,
-        "python 0": WANDB,
     },
     "docs/tutorial.md": {
         "mkdir own": TUTORIAL,

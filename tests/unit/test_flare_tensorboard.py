@@ -12,6 +12,7 @@ from nvflare.apis.analytix import AnalyticsDataType
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import EventScope, FLContextKey, ReservedKey
 from nvflare.apis.utils.analytix_utils import create_analytic_dxo
+from nvflare.app_common.widgets.streaming import AnalyticsReceiver
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -41,9 +42,9 @@ AUDIT = {
 class Board:
     """A receiver in a run of two sites, and what it wrote."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, receiver: AnalyticsReceiver | None = None) -> None:
         self.root = root
-        self.receiver = LiveTBAnalyticsReceiver()
+        self.receiver = receiver or LiveTBAnalyticsReceiver()
         (root / "job-1").mkdir()
 
     def configure(self, **changes: Any) -> None:

@@ -26,6 +26,7 @@ NEEDED_CLASSES = (
     "gradward.flare.update_filters.UpdateNoise",
     "gradward.flare.update_filters.UpdatePruning",
     "gradward.flare.update_filters.WithholdBuffers",
+    "gradward.flare.weights_and_biases.LiveWandBReceiver",
     "gradward.flare.witness.TrainingWitness",
     "gradward.flare.workflow.AuditDrain",
     "gradward.flare.workflow.AuditedScatterAndGather",
