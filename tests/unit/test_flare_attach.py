@@ -294,7 +294,11 @@ def test_a_shipped_job_is_exported_by_name(tmp_path: Path) -> None:
     assert call("export", "quickstart", "--out", str(out)).exit_code == 0
     shipped = Path(__file__).parents[2] / "jobs" / "quickstart"
     for file in shipped.rglob("*.*"):
-        assert (out / file.relative_to(shipped)).read_text() == file.read_text()
+        text = file.read_text()
+        if file.name == "meta.json":
+            # By this name consoles and reports tell jobs apart.
+            text = text.replace('"name": "quickstart"', '"name": "mine"')
+        assert (out / file.relative_to(shipped)).read_text() == text
     again = call("export", "quickstart", "--out", str(out))
     assert again.exit_code == 1 and "exists already" in again.output
     assert call("export", "quickstart", "--no-custom", "--out", str(tmp_path / "b")).exit_code == 0

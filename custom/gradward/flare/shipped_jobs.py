@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -199,7 +200,7 @@ def export_job(name: str, folder: Path, *, custom_folder: bool = True) -> None:
 
     Args:
         name: of :data:`SHIPPED_JOBS`.
-        folder: to write, which must not exist.
+        folder: to write, which must not exist; the job goes by its name.
         custom_folder: whether its apps get a ``custom`` folder, see
             :data:`~gradward.flare.job_export.CUSTOM_NOTE`.
 
@@ -217,3 +218,6 @@ def export_job(name: str, folder: Path, *, custom_folder: bool = True) -> None:
             folder,
             ignore=None if custom_folder else shutil.ignore_patterns("custom"),
         )
+    meta = folder / "meta.json"
+    content = json.loads(meta.read_text()) | {"name": folder.resolve().name}
+    meta.write_text(json.dumps(content, indent=2) + "\n")
