@@ -16,6 +16,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 _COLUMNS = 3
+_CONTROL = ", control"
+_COLOURS = matplotlib.color_sequences["tab20"]
 _STYLES = {"gradward": "-", "breaching": "--", "leakpro": ":"}
 
 
@@ -43,7 +45,9 @@ def plot(rows: Sequence[Row], file: Path) -> bool:
 def _panel(axes: Axes, name: str, rows: Sequence[Row]) -> None:
     # From a prior what counts is what was recovered beyond it; else decibels tell exactness.
     measure = "recovered" if CASES[name].start == "prior" else "psnr"
-    for number, contender in enumerate(dict.fromkeys(row.contender for row in rows)):
+    # A control has the colour of what it is the control of.
+    names = list(dict.fromkeys(row.contender.removesuffix(_CONTROL) for row in rows))
+    for contender in dict.fromkeys(row.contender for row in rows):
         own = [row for row in rows if row.contender == contender]
         middle = [row.median(measure) for row in own]
         axes.errorbar(
@@ -54,7 +58,7 @@ def _panel(axes: Axes, name: str, rows: Sequence[Row]) -> None:
                 [max(row.values[measure]) - m for m, row in zip(middle, own, strict=True)],
             ],
             linestyle="-." if own[0].control else _STYLES[own[0].tool],
-            color=f"C{number}",
+            color=_COLOURS[names.index(contender.removesuffix(_CONTROL))],
             marker="o",
             markersize=4,
             elinewidth=0.6,
@@ -67,5 +71,5 @@ def _panel(axes: Axes, name: str, rows: Sequence[Row]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     if measure == "recovered":
         axes.axhline(0, color="0.7", linewidth=0.8)
-        axes.set_ylim(-1, 1)
+        axes.set_ylim(-1, 1.05)
     axes.legend(fontsize=6, frameon=False)

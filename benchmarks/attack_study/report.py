@@ -40,7 +40,7 @@ def write_report(out: Path) -> list[Path]:
     """Write results.json, report.md and plot.png of what is there; return the files."""
     rows = rows_of(Store(out / "records").records)
     costs, labels = _read(out / "cost.json"), _read(out / "labels.json").get("accuracy", {})
-    judged = verdicts(rows, costs)
+    judged = verdicts(rows, costs, labels)
     results = {
         "versions": _read(out / "versions.json"),
         "targets": [asdict(verdict) for verdict in judged],

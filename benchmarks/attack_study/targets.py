@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from .contenders import CONTENDERS
 from .cost import TARGET
+from .counting import COUNTINGS
 from .summary import Row
 
 Measure = Literal["psnr", "ssim", "recovered"]
 Against = Literal["floor", "ceiling", "above peer", "times peer"]
+# Of labels; a bar for small networks.
+RIGHT = 0.95
+SMALL = ("lenet", "bn_cnn")
 
 
 @dataclass(frozen=True)
 class Target:
-    """A bound on the median of a case, for the case's first contender or its control.
+    """A bound on the median of a case, for a contender or its control.
 
     Attributes:
         case: name.
@@ -26,6 +31,8 @@ class Target:
             no less CPU time.
         seconds: longest budget that counts, or None.
         control: of the control instead.
+        contender: which; None is the case's first.
+        rival: a contender that takes the best peer's place.
     """
 
     case: str
@@ -34,21 +41,34 @@ class Target:
     against: Against = "floor"
     seconds: float | None = None
     control: bool = False
+    contender: str | None = None
+    rival: str | None = None
+
+    @property
+    def subject(self) -> str:
+        """Name of the contender that is judged."""
+        named = self.contender or CONTENDERS[self.case][0].name
+        return f"{named}, control" if self.control else named
 
     @property
     def text(self) -> str:
         """The target in words."""
-        subject = f"{self.case}{' control' if self.control else ''}: median {self.measure}"
+        whose = f", {self.contender}" if self.contender else ""
+        control = " control" if self.control else ""
+        subject = f"{self.case}{whose}{control}: median {self.measure}"
+        rival = f"that of {self.rival}" if self.rival else "the best peer's"
+        above = f"{self.bound:g} above " if self.bound else ""
         words = {
             "floor": f"at least {self.bound:g}",
             "ceiling": f"at most {self.bound:g}",
-            "above peer": f"at least {self.bound:g} above the best peer's",
-            "times peer": f"at least {self.bound:g} times the best peer's",
+            "above peer": f"at least {above}{rival}",
+            "times peer": f"at least {self.bound:g} times {rival}",
         }
         limit = f" within {self.seconds:g} CPU s" if self.seconds else ""
         return f"{subject} {words[self.against]}{limit}"
 
 
+_FEATURES, _MATCHING = "GradWard features", "GradWard matching, no polish"
 TARGETS = (
     Target("lenet_1", "psnr", 45),
     Target("lenet_4", "psnr", 35),
@@ -61,7 +81,14 @@ TARGETS = (
     Target("resnet18_64", "recovered", 0.65, seconds=20),
     Target("resnet18_64", "recovered", 0.4, "above peer", seconds=20),
     Target("resnet18_64", "recovered", 0, "ceiling", control=True),
+    Target("resnet18_64_withheld", "recovered", 0, "above peer", rival=_MATCHING),
+    Target(
+        "resnet18_64_withheld", "recovered", 0, "above peer", contender=_FEATURES, rival=_MATCHING
+    ),
+    Target("resnet18_64_withheld", "recovered", 0, "ceiling", control=True),
+    Target("resnet18_64_8", "recovered", 0, "ceiling", control=True),
     Target("resnet18_224", "recovered", 0.5),
+    Target("resnet18_224", "recovered", 0, "ceiling", control=True),
     Target("analytic_1", "psnr", 100),
 )
 
@@ -75,12 +102,28 @@ class Verdict:
     met: bool | None
 
 
-def verdicts(rows: Sequence[Row], costs: Mapping[str, Any]) -> list[Verdict]:
-    """Judge every target by the longest budget that counts, and the loops' costs."""
+def verdicts(
+    rows: Sequence[Row], costs: Mapping[str, Any], labels: Mapping[str, Mapping[str, float]]
+) -> list[Verdict]:
+    """Judge every target by the longest budget that counts, the loops' costs and the labels.
+
+    Args:
+        rows: of the attacks.
+        costs: by loop.
+        labels: share of right ones by model and update.
+    """
     found = [_judge(target, rows) for target in TARGETS]
     for name, row in costs.items():
         text = f"an evaluation of {name} costs at most {TARGET} of its floor"
         found.append(Verdict(text, f"{row['ratio']:.2f}", row["ratio"] <= TARGET))
+    for counting in (one for one in COUNTINGS if one.model in SMALL):
+        text = f"labels of eight images, {counting.name}: at least {RIGHT:.0%} right"
+        shares = list(labels.get(counting.name, {}).values())
+        if not shares:
+            found.append(Verdict(text, "not run", None))
+            continue
+        mean = statistics.mean(shares)
+        found.append(Verdict(text, f"{mean:.0%}", mean >= RIGHT))
     return found
 
 
@@ -90,7 +133,7 @@ def _judge(target: Target, rows: Sequence[Row]) -> Verdict:
             row
             for row in rows
             if row.case == target.case
-            and (row.control if target.control else row.contender == CONTENDERS[row.case][0].name)
+            and row.contender == target.subject
             and (target.seconds is None or row.budget <= target.seconds)
         ]
     )
@@ -104,7 +147,7 @@ def _judge(target: Target, rows: Sequence[Row]) -> Verdict:
         row.median(target.measure)
         for row in rows
         if (row.case, row.budget) == (own.case, own.budget)
-        and row.tool != "gradward"
+        and (row.contender == target.rival if target.rival else row.tool != "gradward")
         and row.values
     ]
     if not peers:

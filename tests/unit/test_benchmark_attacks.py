@@ -208,14 +208,36 @@ def test_names_of_contenders_and_files_are_unique() -> None:
 def test_verdicts_compare_with_the_best_peer_at_equal_time(tmp_path: Path) -> None:
     slow = replace(CELL, contender=PEER, budget=50.0)
     records = [record(), record(replace(CELL, contender=PEER), psnr=30.5), record(slow, psnr=99.0)]
-    text = {v.target: v for v in verdicts(rows_of(records), {})}
+    text = {v.target: v for v in verdicts(rows_of(records), {}, {})}
     floor = text["bn_fc_1: median psnr at least 40"]
     above = text["bn_fc_1: median psnr at least 10 above the best peer's"]
     assert (floor.reached, floor.met) == ("41", True)
     assert (above.reached, above.met) == ("41 against 30.5", True)
     assert text["lenet_1: median psnr at least 45"].met is None
     worse = [record(psnr=39.0), records[1]]
-    assert {v.met for v in verdicts(rows_of(worse), {}) if "bn_fc_1" in v.target} == {False}
+    assert {v.met for v in verdicts(rows_of(worse), {}, {}) if "bn_fc_1" in v.target} == {False}
+
+
+def test_verdicts_on_another_contender_on_the_control_and_on_labels() -> None:
+    withheld = replace(CELL, case="resnet18_64_withheld")
+    names = {"GradWard features": 0.3, "GradWard matching, no polish": 0.4}
+    records = [record(replace(withheld, contender=name), recovered=r) for name, r in names.items()]
+    control = replace(withheld, contender="GradWard maps, control")
+    records.append(record(control, recovered=0.1))
+    other = replace(withheld, contender="GradWard features, control")
+    records.append(record(other, recovered=-0.1))
+    labels = {"bn_cnn, 32x32, trained": {"a": 1.0, "b": 0.75}, "lenet, 32x32, trained": {"a": 1.0}}
+    told = {v.target: (v.reached, v.met) for v in verdicts(rows_of(records), {}, labels)}
+    case = "resnet18_64_withheld"
+    own = "at least that of GradWard matching, no polish"
+    assert told[f"{case}, GradWard features: median recovered {own}"] == ("0.3 against 0.4", False)
+    assert told[f"{case}: median recovered {own}"] == ("not run", None)
+    assert told[f"{case} control: median recovered at most 0"] == ("0.1", False)
+    of_labels = "labels of eight images, {}: at least 95% right"
+    assert told[of_labels.format("bn_cnn, 32x32, trained")] == ("88%", False)
+    assert told[of_labels.format("lenet, 32x32, trained")] == ("100%", True)
+    assert told[of_labels.format("lenet, 32x32, fresh")] == ("not run", None)
+    assert not any("resnet18, 64x64" in text for text in told)
 
 
 def test_report_of_what_is_there(tmp_path: Path) -> None:
