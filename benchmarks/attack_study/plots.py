@@ -60,6 +60,7 @@ def _panel(axes: Axes, name: str, rows: Sequence[Row]) -> None:
             linestyle="-." if own[0].control else _STYLES[own[0].tool],
             color=_COLOURS[names.index(contender.removesuffix(_CONTROL))],
             marker="o",
+            markerfacecolor="white" if own[0].control else None,
             markersize=4,
             elinewidth=0.6,
             label=contender,
