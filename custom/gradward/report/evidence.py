@@ -66,6 +66,7 @@ class Evidence:
             resemble an image does just that.
         luck_of_rounds: probability of as many rounds in which more was recovered than of the
             control and than by a good guess, if either came first as often (sign test).
+        compared: runs that it counts.
     """
 
     attack: str
@@ -87,6 +88,19 @@ class Evidence:
     luck: float
     luck_of_images: float
     luck_of_rounds: float
+    compared: int
+
+    @property
+    def least_luck(self) -> float:
+        """The least that ``luck`` could have been with as many hits of both together."""
+        total = self.hits + self.control_hits
+        most = min(total, self.tries)
+        return _fisher(most, self.tries, total - most, self.control_tries)
+
+    @property
+    def least_luck_of_rounds(self) -> float:
+        """The least that ``luck_of_rounds`` could have been with as many rounds."""
+        return float(0.5**self.compared)
 
 
 def tries_of(records: Sequence[LeakageRecord]) -> list[Try]:
@@ -126,6 +140,7 @@ def sum_up(attack: str, tries: Sequence[Try]) -> Evidence:
     best = max(tries, key=lambda item: _or_least(item.real.recovered))
     images = min(item.images for item in tries)
     bars = [i.beside.recovered for i in tries if not math.isnan(i.beside.recovered)]
+    pairs = _recovered_pairs(tries)
     return Evidence(
         attack=attack,
         rounds=len({(item.record.round, item.record.seed) for item in tries}),
@@ -145,7 +160,8 @@ def sum_up(attack: str, tries: Sequence[Try]) -> Evidence:
         told_apart=best.real.reid > best.beside.reid,
         luck=_fisher(hits, count, control_hits, control_count),
         luck_of_images=_fisher_of_images(hits, count, control_hits, control_count, images),
-        luck_of_rounds=_sign_test(tries),
+        luck_of_rounds=_sign_test(pairs),
+        compared=len(pairs),
     )
 
 
@@ -180,12 +196,16 @@ def _fisher_of_images(
     return _fisher(kept, images, control, images)
 
 
-def _sign_test(tries: Sequence[Try]) -> float:
-    pairs = [
+def _recovered_pairs(tries: Sequence[Try]) -> list[tuple[float, float]]:
+    """Return what was recovered of update and control wherever both are defined."""
+    return [
         (item.real.recovered, item.beside.recovered)
         for item in tries
         if not math.isnan(item.real.recovered) and not math.isnan(item.beside.recovered)
     ]
+
+
+def _sign_test(pairs: Sequence[tuple[float, float]]) -> float:
     if not pairs:
         return 1.0
     won = sum(real > max(beside, 0.0) for real, beside in pairs)
