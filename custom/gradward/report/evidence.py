@@ -95,7 +95,7 @@ class Evidence:
         """The least that ``luck`` could have been with as many hits of both together."""
         total = self.hits + self.control_hits
         most = min(total, self.tries)
-        return _fisher(most, self.tries, total - most, self.control_tries)
+        return fisher(most, self.tries, total - most, self.control_tries)
 
     @property
     def least_luck_of_rounds(self) -> float:
@@ -158,7 +158,7 @@ def sum_up(attack: str, tries: Sequence[Try]) -> Evidence:
         control_scatter=pstdev(bars) if bars else 0.0,
         missing_controls=sum(item.control is None for item in tries),
         told_apart=best.real.reid > best.beside.reid,
-        luck=_fisher(hits, count, control_hits, control_count),
+        luck=fisher(hits, count, control_hits, control_count),
         luck_of_images=_fisher_of_images(hits, count, control_hits, control_count, images),
         luck_of_rounds=_sign_test(pairs),
         compared=len(pairs),
@@ -178,7 +178,8 @@ def _or_least(value: float) -> float:
     return -math.inf if math.isnan(value) else value
 
 
-def _fisher(hits: int, tries: int, control_hits: int, control_tries: int) -> float:
+def fisher(hits: int, tries: int, control_hits: int, control_tries: int) -> float:
+    """Return how likely so many hits more than the control's are if both tell the same."""
     if not tries or not control_tries:
         return 1.0
     table = [[hits, tries - hits], [control_hits, control_tries - control_hits]]
@@ -193,7 +194,7 @@ def _fisher_of_images(
     # Rounded in favour of luck; the small number takes back what a division may have lost.
     kept = math.floor(hits / tries * images + 1e-9)
     control = math.ceil(control_hits / control_tries * images - 1e-9)
-    return _fisher(kept, images, control, images)
+    return fisher(kept, images, control, images)
 
 
 def _recovered_pairs(tries: Sequence[Try]) -> list[tuple[float, float]]:
