@@ -149,6 +149,7 @@ def test_the_counts_are_told_from_luck(
     told = " ".join(Page(build_site_page(folder).read_text()).words.split())
     assert f"in {hits} of 48 tries, the control in {control_hits} of 48" in told
     assert words in told and "is no luck" not in told
+    assert "it may see a leak where these counts show none" in told
 
 
 def test_the_same_image_in_every_round_counts_once() -> None:
