@@ -10,6 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from gradward.metrics.proportion import wilson_interval
@@ -101,6 +102,9 @@ def distribution(real: Sequence[float], control: Sequence[float], recovered_from
         edgecolor=[REAL, CONTROL],
         linewidth=1.4,
     )
+    # The edge of a bar without height would be a line along the axis.
+    for bar in [bar for bar in axis.patches if isinstance(bar, Rectangle) and not bar.get_height()]:
+        bar.remove()
     axis.axvline(0, color=INK, linewidth=0.9, linestyle=(0, (2, 2)))
     axis.set_xlim(left - 0.02, 1.02)
     ticks = {left: f"{left:g}", 0: "0 good guess", recovered_from: "", 1: "1 true image"}
