@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from gradward.metrics.proportion import wilson_interval
@@ -92,19 +91,17 @@ def distribution(real: Sequence[float], control: Sequence[float], recovered_from
         recovered_from: the fraction from which on an image counts as recovered.
     """
     left = _axis_begin([*real, *control])
-    edges = [left + step / 10 for step in range(round((1 - left) * 10) + 1)]
+    bins = round((1 - left) * 10)
     figure, (axis,) = new_figure(WIDTH, 190)
-    axis.hist(
-        [[min(max(value, left), 1.0) for value in values] for values in (real, control)],
-        bins=edges,
-        rwidth=0.86,
-        color=[REAL, "none"],
-        edgecolor=[REAL, CONTROL],
-        linewidth=1.4,
-    )
-    # The edge of a bar without height would be a line along the axis.
-    for bar in [bar for bar in axis.patches if isinstance(bar, Rectangle) and not bar.get_height()]:
-        bar.remove()
+    for values, aside, colour, face in (
+        (real, 0.027, REAL, REAL),
+        (control, 0.073, CONTROL, "none"),
+    ):
+        # Tenths are not exact as binary numbers; the last bin holds 1 as well.
+        places = (min(int((max(v, left) - left) * 10 + 1e-9), bins - 1) for v in values)
+        for place, count in Counter(places).items():
+            middle = left + place / 10 + aside
+            axis.bar(middle, count, 0.04, facecolor=face, edgecolor=colour, linewidth=1.4)
     axis.axvline(0, color=INK, linewidth=0.9, linestyle=(0, (2, 2)))
     axis.set_xlim(left - 0.02, 1.02)
     ticks = {left: f"{left:g}", 0: "0 good guess", recovered_from: "", 1: "1 true image"}
