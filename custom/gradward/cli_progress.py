@@ -22,6 +22,7 @@ from rich.progress import (
 
 from gradward.audit import UpdateAudit
 from gradward.remaining import Remaining
+from gradward.report.table import many
 
 messages = Console(stderr=True)
 _LEFT = TextColumn("{task.fields[left]}")
@@ -82,7 +83,7 @@ class RunProgress(_Bars):
             line += (
                 f", round {status['round'] + 1} of {status['rounds']}, "
                 f"{status['sites_heard']} of {status['sites']} sites heard, "
-                f"{status['audits_open']} audits open"
+                f"{many(status['audits_open'], 'audit')} open"
             )
             done = status["round"] + status["sites_heard"] / max(status["sites"], 1)
             self._progress.update(self._task, total=status["rounds"], completed=done)

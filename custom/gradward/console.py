@@ -17,10 +17,13 @@ from gradward.report.audit_table import (
 )
 from gradward.report.compare.rows import RunComparison
 from gradward.report.compare.tables import comparison_table, warnings
-from gradward.report.records import FILE_NAME, read_records
+from gradward.report.coverage import audited_sites
+from gradward.report.records import FILE_NAME
+from gradward.report.run_folder import read_run
 from gradward.report.site_folder import page_of, site_folders
 from gradward.report.status import not_finished
 from gradward.report.table import how_to_read, leakage_table, membership_unknown
+from gradward.report.verdict import judge, one_line_each
 
 console = Console()
 
@@ -52,10 +55,13 @@ def show_summary(summary: AuditSummary, folder: Path) -> None:
 
 
 def show_result(folder: Path) -> None:
-    """Print the table of a run folder and where everything is."""
-    records = list(read_records(folder / FILE_NAME))
+    """Print the table of a run folder, the verdict on each site, and where everything is."""
+    run = read_run(folder)
+    records = run.records
     console.print(leakage_table(records))
     console.print(how_to_read())
+    for line in one_line_each(judge(records, audited_sites(run))):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     if (missing := not_finished(folder)) is not None:
         console.print(missing)
     if any(record.membership == "unknown" for record in records):

@@ -26,7 +26,7 @@ def start(folder: Path, scratch: Path, *options: str) -> Terminal:
     job = ROOT / "jobs" / "quickstart"
     arguments = ("-m", "gradward", "run", str(job), "--workspace", str(folder), *options)
     terminal = Terminal(*arguments, TMPDIR=str(scratch))
-    terminal.wait_for(r"[1-9] of \d sites heard, [1-9]\d* audits open")
+    terminal.wait_for(r"[1-9] of \d sites heard, [1-9]\d* audits? open")
     return terminal
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from gradward.metrics.scores import Scores
 from gradward.report.records import FILE_NAME, LeakageRecord
 from gradward.report.run_folder import CONFIGURATION_FILE, SCALARS_FILE, UPDATES_FILE
 
@@ -27,7 +28,14 @@ def scored(
     **rest: Any,
 ) -> LeakageRecord:
     """Return the record of one scored attack, or of its control."""
-    prior = {"n_images": images, "recovered": 0.0, "reid": 0.0, "rank": 4.0, "gallery": 100}
+    prior = dict.fromkeys(field.name for field in fields(Scores)) | {
+        "n_images": images,
+        "ssim": 0.2,
+        "recovered": 0.0,
+        "reid": 0.0,
+        "rank": 4.0,
+        "gallery": 100,
+    }
     return LeakageRecord(
         **{
             "job": "j",

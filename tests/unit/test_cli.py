@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from gradward.cli import main
 from gradward.flare.simulator import RunError, set_seed, sites_of
+from tests.unit.stored_runs import write_demo_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,6 +50,17 @@ def test_mistakes_are_named_without_a_traceback(
     assert result.exit_code == 1
     assert words in result.output and "Traceback" not in result.output
     assert (places["full"] / "thesis.txt").exists()
+
+
+def test_a_report_ends_with_a_verdict_on_each_site_and_says_how_rounds_count(
+    tmp_path: Path,
+) -> None:
+    result = call("report", str(write_demo_run(tmp_path)))
+    words = " ".join(result.output.split())
+    assert "site-1 Leaks: images can be recognised in what the server rebuilt" in words
+    assert "site-2 Not recovered by these attacks" in words and "site-3 Not known" in words
+    assert words.index("Not known") < words.index("Records ")
+    assert "Rounds count from 0." in words
 
 
 def test_broken_site_settings_are_named(tmp_path: Path) -> None:

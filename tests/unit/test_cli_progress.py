@@ -57,7 +57,7 @@ def test_a_run_tells_each_change_once_and_what_is_left(
     assert told.out == "" and "\r" not in told.err and "\x1b" not in told.err
     assert told.err.splitlines() == [
         "job: training, round 1 of 2, 0 of 2 sites heard, 0 audits open",
-        "job: training, round 1 of 2, 1 of 2 sites heard, 1 audits open, "
+        "job: training, round 1 of 2, 1 of 2 sites heard, 1 audit open, "
         "about 3 min of training left",
         "job: auditing, round 2 of 2, 2 of 2 sites heard, 4 audits open",
         "job: auditing, round 2 of 2, 2 of 2 sites heard, 2 audits open, about 60 s left",

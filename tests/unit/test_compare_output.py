@@ -116,6 +116,29 @@ def test_the_frontier_and_the_sweep_are_drawn_where_the_numbers_are(tmp_path: Pa
     assert left.get_xscale() == "log" and left.get_xlabel() == "UpdateNoise.fraction"
 
 
+def test_no_error_bar_of_the_sweep_lies_on_another(tmp_path: Path) -> None:
+    runs = [read_run(folder) for folder in noise_sweep(tmp_path)]
+    with styled():
+        figure = draw(compare_runs(runs))["sweep"].figure
+    figure.canvas.draw()
+    places = [
+        line.get_transform().transform(line.get_xydata())[:, 0]
+        for axes in figure.axes
+        for line, _, _ in axes.containers
+    ]
+    bars = [
+        bar.get_transform().transform(bar.get_segments()[0])[0, 0]
+        for axes in figure.axes
+        for _, _, (bar,) in axes.containers
+    ]
+    assert bars == pytest.approx([place[0] for place in places])
+    assert all(
+        abs(place - other).min() > 3
+        for number, place in enumerate(places)
+        for other in places[:number]
+    )
+
+
 def test_older_runs_without_configuration_show_leakage_only(tmp_path: Path) -> None:
     folders = noise_sweep(tmp_path / "runs")
     for folder in folders:

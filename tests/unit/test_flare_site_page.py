@@ -83,11 +83,13 @@ def test_the_images_that_were_rebuilt_lead_the_page(site_4: FLContext, tmp_path:
     assert exposure.pictures.names and exposure.pictures.names[:2] == [site.names[2], site.names[7]]
     np.testing.assert_allclose(exposure.pictures.truths[0] / 255, images[2], atol=1e-6)
     np.testing.assert_allclose(exposure.pictures.reconstructions[0] / 255, images[2], atol=1e-6)
+    (tmp_path / "job-1").mkdir(exist_ok=True)
+    (tmp_path / "job-1" / "meta.json").write_text(json.dumps({"name": "quickstart"}))
     # Another process may be the one that ends the run.
     LeakageScorer().handle_event(EventType.END_RUN, site_4)
     page = (private(tmp_path) / "report" / "index.html").read_text()
     assert page.index("Image 2: true image") < page.index("Image 7: true image")
-    assert site.names[2] in page
+    assert site.names[2] in page and "quickstart (job-1)" in page
 
 
 def test_a_page_that_cannot_be_built_is_a_line_without_names(

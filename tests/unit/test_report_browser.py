@@ -70,7 +70,8 @@ def _site_page(root: Path) -> Path:
     save_exposure(folder, SECOND)
     answer = {"round": 0, "attack": "batchnorm", "asked_by": "server", "reason": ""}
     log(folder, "answers.log", {**answer, "status": "ok", "real": TOLD, "control": TOLD})
-    log(folder, "scalars.log", {"round": 0, "scalars": {"valid/auc": 0.8125}})
+    streamed = {"valid/auc": 0.8125} | {f"leakage/batchnorm/{k}": v for k, v in TOLD.items()}
+    log(folder, "scalars.log", {"round": 0, "scalars": streamed})
     return build_site_page(folder)
 
 
@@ -107,6 +108,28 @@ def test_a_page_stands_alone_and_fits(
         " && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 90))"
     )
     assert cut == []
+    page.context.close()
+
+
+def test_on_a_phone_neither_scores_nor_logs_lie_outside_the_screen(
+    browser: Browser, pages: dict[str, Path]
+) -> None:
+    page, _ = open_page(browser, pages["site"], 390)
+    outside = page.evaluate(
+        "[...document.querySelectorAll('.seen table, .log caption, .log td')].filter(e =>"
+        " e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 90))"
+    )
+    assert outside == []
+    tall = page.evaluate(
+        "Math.max(...[...document.querySelectorAll('#scalars + .scroll tbody tr')].map(row =>"
+        " row.getBoundingClientRect().height))"
+    )
+    assert tall <= 120
+    names = page.evaluate(
+        "[...document.querySelectorAll('#scalars + .scroll tbody tr:first-child td')].map(cell =>"
+        " getComputedStyle(cell, '::before').content)"
+    )
+    assert [name.strip('"').strip() for name in names] == ["When", "Round", "Under", "Scalars"]
     page.context.close()
 
 

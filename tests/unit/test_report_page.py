@@ -121,7 +121,29 @@ def test_an_asked_defence_that_a_site_does_not_state_stands_out(
 
 def test_knowledge_that_differs_between_updates_is_not_lost(tmp_path: Path) -> None:
     write_run(tmp_path, [scored(), scored("site-2", knowledge={"labels": "given"})])
-    assert "matching given or inferred given lacked" in text_of(tmp_path)
+    text = text_of(tmp_path)
+    assert "matching given or inferred given lacked" in text
+    assert "With “or” between them it differed from update to update" in text
+
+
+def test_the_effort_at_each_site_is_told(tmp_path: Path) -> None:
+    records = [scored(evals=1000), scored("site-2", evals=50), scored("site-2", 1, evals=75)]
+    text = text_of(write_run(tmp_path, [*records, scored("site-3")]))
+    assert "site-1 - 1 1 0 0 0 0 0 1000" in text and "site-2 - 2 2 0 0 0 0 0 50 to 75" in text
+    assert "site-3 - 1 1 0 0 0 0 0 -" in text
+
+
+def test_attacks_are_counted_together_beside_each(tmp_path: Path) -> None:
+    records = [scored(images=48, reid=0.06, attack=name) for name in ("batchnorm", "matching")]
+    text = text_of(write_run(tmp_path, records))
+    assert "site-1 all attacks 1 48 6 of 96" in text
+    assert "all attacks 1" not in text_of(write_run(tmp_path, records[:1]))
+
+
+def test_no_words_call_a_leak_what_the_verdict_calls_luck(tmp_path: Path) -> None:
+    text = text_of(write_run(tmp_path, beside_control(QUIET, QUIET)))
+    assert "something was leaked" not in text and "may have leaked" in text
+    assert "less than one site in 20" in text
 
 
 def test_the_page_says_where_membership_is_unknown(tmp_path: Path) -> None:
@@ -149,7 +171,11 @@ def test_a_run_that_was_cut_short_says_what_is_missing(tmp_path: Path) -> None:
     status = {"phase": "training", "round": 1, "rounds": 4, "audits_open": 3}
     file = tmp_path / "audit_status.json"
     file.write_text(json.dumps(status))
-    assert "in round 2 of 4, and 3 audits were open" in text_of(tmp_path)
+    assert "in round 1 (2 of 4, as rounds count from 0), and 3 audits were open." in text_of(
+        tmp_path
+    )
+    file.write_text(json.dumps(status | {"audits_open": 1}))
+    assert "and 1 audit was open. It is not on record." in text_of(tmp_path)
     file.write_text(json.dumps(status | {"phase": "finished"}))
     assert "audits were open" not in text_of(tmp_path)
 

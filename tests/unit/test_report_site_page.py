@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import stat
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +23,7 @@ from gradward.cli import main
 from gradward.data import ImageSet
 from gradward.metrics import score_reconstructions
 from gradward.metrics.scores import EachImage, ImageScores
-from gradward.report.exposed_images import Tally, most_exposed
+from gradward.report.exposed_images import Tally, most_exposed, most_recovered
 from gradward.report.exposures import (
     Exposure,
     Pictures,
@@ -30,6 +32,7 @@ from gradward.report.exposures import (
     save_exposure,
 )
 from gradward.report.site_folder import is_site_folder
+from gradward.report.site_luck import luck_of
 from gradward.report.site_page import build_site_page
 
 NAN = float("nan")
@@ -48,11 +51,13 @@ def exposure(
     real: list[Row],
     control: list[Row] | None,
     *,
+    prior: list[Row] | None = None,
     number: int = 0,
     attack: str = "batchnorm",
     name: str = "/data/scan",
 ) -> Exposure:
-    each = EachImage(scores(real), None if control is None else scores(control), scores(real))
+    guess = prior or [UNMATCHED if row is UNMATCHED else (0.2, 0.0, 40.0) for row in real]
+    each = EachImage(scores(real), None if control is None else scores(control), scores(guess))
     rows = by_exposure(each)
     shown = len(rows)
     draw = np.random.default_rng(number)
@@ -105,10 +110,82 @@ def test_counts_are_right_and_the_most_exposed_come_first() -> None:
     three, five = found.images
     assert (three.real, three.control) == (Tally(2, 1, 1), Tally(2, 0, 0))
     assert (five.real, five.control) == (Tally(2, 1, 1), Tally(2, 1, 1))
+    assert (three.prior, five.prior) == (Tally(2, 0, 0), Tally(2, 0, 0))
     assert (three.worst.round, five.worst.round) == (0, 1), ".5 over no control, not .2 under .6"
     assert (found.scored, found.recognised, found.recognised_by_control) == (3, 2, 2)
     assert (found.recovered, found.recovered_by_control) == (2, 2), "5 and 8 of the control"
     assert [image.position for image in most_exposed([FIRST, SECOND], 1).images] == [3]
+
+
+def test_what_the_starting_picture_shows_already_does_not_lead() -> None:
+    rows = [(0.2, 0.0, 1.0), (0.3, 0.1, 1.0)]
+    found = most_exposed(
+        [exposure([4, 6], rows, None, prior=[(0.2, 0.0, 1.0), (0.2, 0.0, 9.0)])], 5
+    )
+    assert [image.position for image in found.images] == [6, 4]
+    assert found.images[1].prior == Tally(1, 0, 1) and found.recognised_by_prior == 1
+
+
+def many(hits: int, control_hits: int, recovered: float = -0.1) -> Exposure:
+    """Return 48 images of which the first so many were re-identified, and of the control."""
+    real, control = (
+        [(0.2, share, 1.0 if image < count else 20.0) for image in range(48)]
+        for count, share in ((hits, recovered), (control_hits, -0.1))
+    )
+    return exposure(list(range(48)), real, control)
+
+
+@pytest.mark.parametrize(
+    ("hits", "control_hits", "words"),
+    [
+        (6, 2, "Such counts are within what luck explains"),
+        (20, 2, "Luck does not explain that: images were told apart"),
+    ],
+)
+def test_the_counts_are_told_from_luck(
+    folder: Path, hits: int, control_hits: int, words: str
+) -> None:
+    save_exposure(folder, many(hits, control_hits))
+    told = " ".join(Page(build_site_page(folder).read_text()).words.split())
+    assert f"in {hits} of 48 tries, the control in {control_hits} of 48" in told
+    assert words in told and "is no luck" not in told
+    assert "it may see a leak where these counts show none" in told
+
+
+def test_the_same_image_in_every_round_counts_once() -> None:
+    luck = luck_of([replace(many(3, 0), round=number) for number in range(9)])
+    assert luck is not None
+    assert (luck.tries.hits, luck.tries.tries, luck.images.hits, luck.images.tries) == (
+        27,
+        432,
+        3,
+        48,
+    )
+    assert (
+        not luck.tries.by_luck
+        and luck.images.by_luck
+        and luck.images.how_often == ("one time in 8")
+    )
+    assert luck_of([exposure([3], [(0.9, 0.8, 1)], None)]) is None
+
+
+def test_a_recovered_image_is_not_called_luck(folder: Path) -> None:
+    save_exposure(folder, many(1, 0, recovered=0.9))
+    told = " ".join(Page(build_site_page(folder).read_text()).words.split())
+    assert "That 48 were recovered, and none from the control, is no luck." in told
+
+
+def test_the_distribution_over_the_images_is_drawn(folder: Path) -> None:
+    save_exposure(folder, FIRST)
+    save_exposure(folder, SECOND)
+    assert most_recovered([FIRST, SECOND], "real") == pytest.approx([0.5, 0.8])
+    assert most_recovered([FIRST, SECOND], "control") == pytest.approx([0.1, 0.55, 0.6])
+    (drawn,) = (
+        label
+        for tag, attributes in Page(build_site_page(folder).read_text()).tags
+        if tag == "svg" and (label := attributes.get("aria-label"))
+    )
+    assert "Update: 0.50, 0.80; control: 0.10, 0.55, 0.60." in drawn
 
 
 def test_an_image_that_no_guess_leaves_anything_to_recover_of_comes_last() -> None:
@@ -192,6 +269,32 @@ def page(folder: Path) -> Page:
     return Page(build_site_page(folder).read_text())
 
 
+def test_its_words_are_explained_and_nothing_is_minus_nought(folder: Path) -> None:
+    save_exposure(folder, exposure([3], [(-0.001, -0.002, 4)], None))
+    log(folder, "answers.log", {"real": TOLD | {"leakage": -0.0}, "prior": TOLD})
+    html = build_site_page(folder).read_text()
+    words = Page(html).words
+    for term in (
+        "Control",
+        "Starting picture",
+        "Re-identified, rank",
+        "Recovered fraction",
+        "SSIM",
+    ):
+        assert f"\n{term}\n" in words
+    assert "-0.00" not in html and ">-0<" not in html
+    assert "prior" not in words.lower()
+
+
+def test_the_job_is_called_by_its_name(folder: Path) -> None:
+    save_exposure(folder, FIRST)
+    assert "job-1" in Page(build_site_page(folder).read_text()).words
+    (folder / "job.json").write_text(json.dumps({"name": "chest films"}))
+    assert "chest films (job-1)" in Page(build_site_page(folder).read_text()).words
+    (folder / "job.json").write_text(json.dumps({"name": None}))
+    assert "None" not in Page(build_site_page(folder).read_text()).words
+
+
 def test_only_its_owner_reads_it(page: Page, folder: Path) -> None:
     target = folder / "report" / "index.html"
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
@@ -209,7 +312,9 @@ def test_it_fetches_nothing_and_runs_nothing(page: Page, folder: Path) -> None:
         (image["src"] or "").startswith("data:image/png;base64,") for image in page.all("img")
     )
     assert all((link["href"] or "").startswith("#") for link in page.all("a"))
-    assert "url(" not in html and "@import" not in html and "srcset" not in html
+    # What a figure points at is in it.
+    assert not re.search(r"url\((?!#)", html)
+    assert "@import" not in html and "srcset" not in html
     assert not [tag for tag, attributes in page.tags if any(a.startswith("on") for a in attributes)]
 
 
@@ -243,7 +348,8 @@ def test_its_pictures_are_the_images(page: Page) -> None:
     data = base64.b64decode(by_words["Image 3: true image"].partition(",")[2])
     shown = np.asarray(Image.open(io.BytesIO(data))).transpose(2, 0, 1)
     np.testing.assert_array_equal(shown, FIRST.pictures.truths[0])
-    assert "Image 4: control's" not in by_words, "there was none"
+    assert "Image 3: control" in by_words
+    assert "Image 4: control" not in by_words, "there was none"
 
 
 def test_the_number_of_images_that_are_left_out_is_told(folder: Path) -> None:

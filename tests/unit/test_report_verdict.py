@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from gradward.report.records import LeakageRecord
-from gradward.report.verdict import Verdict, in_short, judge
+from gradward.report.verdict import Verdict, in_short, judge, one_line_each
 from tests.unit.stored_runs import beside_control, scored
 
 QUIET = [(-0.1, 0.0)] * 3
@@ -56,6 +56,73 @@ def test_many_images_told_apart_are_a_leak_though_nothing_looks_alike() -> None:
 def test_a_few_images_more_than_the_control_are_a_sign() -> None:
     real, control = [(-0.2, 0.094), (-0.1, 0.094), (-0.1, 0.156)], [(-0.1, 0.0)] * 3
     assert verdict_on(beside_control(real, control, images=32)).level == "partly"
+
+
+def several(*hits: tuple[int, int], images: int = 48) -> list[LeakageRecord]:
+    """Return a round of attacks that re-identified so many, and of their controls so many."""
+    return [
+        record
+        for number, (real, control) in enumerate(hits)
+        for record in beside_control(
+            [(-0.2, round(real / images, 2))],
+            [(-0.2, round(control / images, 2))],
+            images=images,
+            attack=f"attack-{number}",
+        )
+    ]
+
+
+def test_attacks_that_each_find_too_little_are_a_sign_together() -> None:
+    """3 of 48 against none come about by luck once in eight; twice that, once in seventy."""
+    assert verdict_on(several((3, 0))).level == "none"
+    found = verdict_on(several((3, 0), (3, 0)))
+    assert found.level == "partly"
+    assert "2 attacks" in found.figures and "6 of 96 tries (control: 0 of 96" in found.figures
+
+
+def test_what_luck_would_seldom_bring_is_not_called_within_luck() -> None:
+    """7 against 1 in all: no sign, since one attack of the two could have given one as well."""
+    found = verdict_on(several((4, 1), (3, 0)))
+    limits = " ".join(found.limits)
+    assert found.level == "none" and "7 of 96 tries (control: 1 of 96" in found.figures
+    assert "within what luck explains" not in limits
+    assert "at one site in 30." in limits and "at less than one site in 40 is taken" in limits
+
+
+def test_many_equal_sites_have_no_more_alarms_than_luck_is_allowed() -> None:
+    """Hits and recovered fractions of both sides alike: at most one site in twenty stands out."""
+    draw = random.Random(3)
+
+    def drawn(rounds: int) -> list[tuple[float, float]]:
+        return [
+            (draw.gauss(0.02, 0.005), sum(draw.random() < 0.05 for _ in range(32)) / 32)
+            for _ in range(rounds)
+        ]
+
+    for attacks, rounds in ((2, 3), (3, 8)):
+        levels = []
+        for _ in range(200):
+            records = [
+                record
+                for number in range(attacks)
+                for record in beside_control(
+                    drawn(rounds), drawn(rounds), images=32, attack=f"attack-{number}"
+                )
+            ]
+            levels.append(verdict_on(records).level)
+        assert levels.count("none") >= 190
+
+
+def test_a_weaker_attack_than_at_another_site_is_told() -> None:
+    records = [
+        *beside_control(QUIET, QUIET, evals=1000),
+        *beside_control(QUIET, QUIET, site="site-2", evals=50),
+        *beside_control(QUIET, QUIET, site="site-2", evals=75, attack="batchnorm"),
+    ]
+    first, second = judge(records)
+    assert "An attack made 1000 evaluations an update here." in first.limits
+    assert any("50 to 75 evaluations an update here, 1000 at site-1" in i for i in second.limits)
+    assert not any("evaluation" in limit for limit in verdict_on(several((0, 0))).limits)
 
 
 def test_a_control_that_does_as_well_clears_the_update() -> None:
@@ -108,6 +175,18 @@ def test_a_site_without_any_record_is_not_left_out() -> None:
     found = judge(beside_control(QUIET, QUIET), ["site-1", "site-2"])
     assert [(i.site, i.level) for i in found] == [("site-1", "none"), ("site-2", "unknown")]
     assert in_short(found) == "2 sites: 1 shows no more than the controls, of 1 nothing is known."
+
+
+def test_each_site_has_one_line() -> None:
+    leak = beside_control([(0.9, 1.0)] * 3, QUIET, site="site-11")
+    canary = [replace(record, subject="canary") for record in beside_control(QUIET, QUIET)]
+    assert one_line_each(judge(leak, ["site-11", "site-2"])) == [
+        "site-11  Leaks: images can be recognised in what the server rebuilt",
+        "site-2   Not known: nothing was scored",
+    ]
+    assert one_line_each(judge([*leak, *canary]))[1] == (
+        "site-1 (canary)  Not recovered by these attacks within this budget"
+    )
 
 
 def test_the_gravest_comes_first_and_then_the_order_of_numbers() -> None:

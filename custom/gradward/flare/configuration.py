@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.job_def import JobMetaKey
 from nvflare.app_common.app_constant import AppConstants
 
 from gradward.flare.auditor import InversionAuditor
@@ -19,7 +18,9 @@ from gradward.flare.job_config import (
     Config,
     defence,
     defences_of,
+    name_in,
     read_config,
+    read_meta,
     servers_sites,
     training_workflow,
 )
@@ -60,7 +61,7 @@ def describe_job(
     engine, job = fl_ctx.get_engine(), fl_ctx.get_job_id()
     workspace = engine.get_workspace()
     app = Path(workspace.get_app_config_dir(job))
-    meta = _meta(Path(workspace.get_job_meta_path(job)))
+    meta = read_meta(fl_ctx)
     sites = sorted(client.name for client in engine.get_clients())
     experiment = engine.get_component(experiment_id)
     workflow = training_workflow(read_config(app, SERVER_CONFIG) or {})
@@ -73,20 +74,13 @@ def describe_job(
     defences += [dict(entry) for entry in other_defences]
     return {
         "schema": CONFIGURATION_SCHEMA,
-        "job": str(meta.get(JobMetaKey.JOB_NAME.value) or job),
+        "job": name_in(meta) or job,
         "rounds": rounds if type(rounds) is int else None,
         "sites": sites,
         "experiment": _chosen(experiment, Experiment, _EXPERIMENT),
         "audit": _chosen(engine.get_component(auditor_id), InversionAuditor, _AUDIT),
         "defences": [_for_all(entry, sites) for entry in defences],
     }
-
-
-def _meta(file: Path) -> Config:
-    """Read the job's meta, which NVFlare lays beside its app."""
-    if not file.is_file():
-        return {}
-    return dict(json.loads(file.read_text(encoding="utf-8")))
 
 
 def _chosen(component: Any, kind: type, names: Sequence[str]) -> Config:

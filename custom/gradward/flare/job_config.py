@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nvflare.apis.job_def import ALL_SITES, SERVER_SITE_NAME
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.job_def import ALL_SITES, SERVER_SITE_NAME, JobMetaKey
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.fuel.utils.config_factory import ConfigFactory
 from nvflare.private.fed.utils.fed_utils import extract_participants
@@ -46,6 +47,25 @@ def read_config(folder: Path, name: str) -> Config | None:
     if not isinstance(config, dict):
         raise ValueError(f"{files[0]} must be a JSON object, or HOCON, with a reader installed")
     return config
+
+
+def read_meta(fl_ctx: FLContext) -> Config:
+    """Read the running job's meta, which NVFlare lays beside its app; empty if there is none.
+
+    Raises:
+        ValueError, OSError: it cannot be read.
+    """
+    workspace = fl_ctx.get_engine().get_workspace()
+    file = Path(workspace.get_job_meta_path(fl_ctx.get_job_id()))
+    if not file.is_file():
+        return {}
+    return dict(json.loads(file.read_text(encoding="utf-8")))
+
+
+def name_in(meta: Config) -> str | None:
+    """Return what the job is called by who submitted it."""
+    name = meta.get(JobMetaKey.JOB_NAME.value)
+    return str(name) if name else None
 
 
 def training_workflow(server: Config) -> tuple[str, Config] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from gradward.flare.certificate import CERTIFICATE, run_kind
 from gradward.flare.close_scoring import is_withheld
 from gradward.flare.door import ScoringDoor, ScoringRefused
 from gradward.flare.experiment import Experiment, JobError, experiment_of
+from gradward.flare.job_config import name_in, read_meta
 from gradward.flare.precision import answer_of
 from gradward.flare.private_folder import open_private_folders
 from gradward.flare.protocol import (
@@ -29,13 +31,13 @@ from gradward.flare.protocol import (
     ScoreReply,
     ScoreRequest,
 )
-from gradward.flare.rounds import recall_round
+from gradward.flare.rounds import recall_round, write_private
 from gradward.flare.site import Site, SiteSettingsError, open_site, record_private_error
 from gradward.flare.states import MessageError
 from gradward.metrics.leakage import LeakageScores, score_reconstructions
 from gradward.report.exposures import Exposure, save_exposure
 from gradward.report.pictures import save_side_by_side
-from gradward.report.site_folder import is_site_folder
+from gradward.report.site_folder import JOB, is_site_folder
 
 
 class LeakageScorer(Executor):
@@ -68,6 +70,7 @@ class LeakageScorer(Executor):
 
             folder = open_private_folders(fl_ctx)[1]
             if is_site_folder(folder):
+                write_private(folder / JOB, json.dumps({"name": name_in(read_meta(fl_ctx))}))
                 build_site_page(folder)
                 self.log_info(fl_ctx, "the site's own page is in its private folder of the job")
         except Exception as error:

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gradward.report.effort import Effort, effort_of
 from gradward.report.records import STATUSES, LeakageRecord
 from gradward.report.run_folder import Run
 from gradward.report.verdict import in_order
@@ -28,12 +29,14 @@ class SiteCoverage:
         site: its name.
         rounds: in which something was attacked or should have been.
         updates: that the server accepted from it; None where the run did not write that down.
+        effort: of the attacks that were scored; None where the records do not say.
         counts: attacks by status, in the order of ``STATUSES``.
     """
 
     site: str
     rounds: int
     updates: int | None
+    effort: Effort | None
     counts: tuple[int, ...]
 
 
@@ -62,6 +65,7 @@ def coverage_of(run: Run) -> list[SiteCoverage]:
                 site,
                 len({record.round for record in records}),
                 updates[site] if run.updates else None,
+                effort_of(records),
                 tuple(statuses[status] for status in STATUSES),
             )
         )
@@ -82,6 +86,12 @@ def sites_of(run: Run) -> list[str]:
     """Name all sites that the run knows of, site-2 before site-10."""
     asked = run.configuration.sites if run.configuration else ()
     return sorted({*asked, *(record.site for record in run.records)}, key=in_order)
+
+
+def audited_sites(run: Run) -> list[str]:
+    """Name the sites that the job attacked: those that it says, else all of them."""
+    asked = run.configuration.audit.get("sites") if run.configuration else None
+    return list(asked or sites_of(run))
 
 
 def knowledge_of(records: Sequence[LeakageRecord]) -> dict[str, dict[str, str]]:

@@ -66,6 +66,7 @@ class Evidence:
             resemble an image does just that.
         luck_of_rounds: probability of as many rounds in which more was recovered than of the
             control and than by a good guess, if either came first as often (sign test).
+        compared: runs that it counts.
     """
 
     attack: str
@@ -87,6 +88,19 @@ class Evidence:
     luck: float
     luck_of_images: float
     luck_of_rounds: float
+    compared: int
+
+    @property
+    def least_luck(self) -> float:
+        """The least that ``luck`` could have been with as many hits of both together."""
+        total = self.hits + self.control_hits
+        most = min(total, self.tries)
+        return fisher(most, self.tries, total - most, self.control_tries)
+
+    @property
+    def least_luck_of_rounds(self) -> float:
+        """The least that ``luck_of_rounds`` could have been with as many rounds."""
+        return float(0.5**self.compared)
 
 
 def tries_of(records: Sequence[LeakageRecord]) -> list[Try]:
@@ -126,6 +140,7 @@ def sum_up(attack: str, tries: Sequence[Try]) -> Evidence:
     best = max(tries, key=lambda item: _or_least(item.real.recovered))
     images = min(item.images for item in tries)
     bars = [i.beside.recovered for i in tries if not math.isnan(i.beside.recovered)]
+    pairs = _recovered_pairs(tries)
     return Evidence(
         attack=attack,
         rounds=len({(item.record.round, item.record.seed) for item in tries}),
@@ -143,9 +158,10 @@ def sum_up(attack: str, tries: Sequence[Try]) -> Evidence:
         control_scatter=pstdev(bars) if bars else 0.0,
         missing_controls=sum(item.control is None for item in tries),
         told_apart=best.real.reid > best.beside.reid,
-        luck=_fisher(hits, count, control_hits, control_count),
+        luck=fisher(hits, count, control_hits, control_count),
         luck_of_images=_fisher_of_images(hits, count, control_hits, control_count, images),
-        luck_of_rounds=_sign_test(tries),
+        luck_of_rounds=_sign_test(pairs),
+        compared=len(pairs),
     )
 
 
@@ -162,7 +178,8 @@ def _or_least(value: float) -> float:
     return -math.inf if math.isnan(value) else value
 
 
-def _fisher(hits: int, tries: int, control_hits: int, control_tries: int) -> float:
+def fisher(hits: int, tries: int, control_hits: int, control_tries: int) -> float:
+    """Return how likely so many hits more than the control's are if both tell the same."""
     if not tries or not control_tries:
         return 1.0
     table = [[hits, tries - hits], [control_hits, control_tries - control_hits]]
@@ -177,15 +194,19 @@ def _fisher_of_images(
     # Rounded in favour of luck; the small number takes back what a division may have lost.
     kept = math.floor(hits / tries * images + 1e-9)
     control = math.ceil(control_hits / control_tries * images - 1e-9)
-    return _fisher(kept, images, control, images)
+    return fisher(kept, images, control, images)
 
 
-def _sign_test(tries: Sequence[Try]) -> float:
-    pairs = [
+def _recovered_pairs(tries: Sequence[Try]) -> list[tuple[float, float]]:
+    """Return what was recovered of update and control wherever both are defined."""
+    return [
         (item.real.recovered, item.beside.recovered)
         for item in tries
         if not math.isnan(item.real.recovered) and not math.isnan(item.beside.recovered)
     ]
+
+
+def _sign_test(pairs: Sequence[tuple[float, float]]) -> float:
     if not pairs:
         return 1.0
     won = sum(real > max(beside, 0.0) for real, beside in pairs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradward.metrics.scores import ImageScores
-from gradward.report.exposures import Exposure, excess
+from gradward.report.exposures import ROLES, Exposure, excess
 
 # Half of what a good guess leaves open: from here on a picture counts as recovered.
 RECOVERED = 0.5
@@ -39,7 +40,8 @@ class ExposedImage:
         worst: the reconstruction that exposed it most.
         row: where it stands among that one's positions.
         place: where it stands among that one's pictures.
-        real, control: over all rounds and attacks; alike, so that they are read side by side.
+        real, control, prior: over all rounds and attacks; alike, so that they are read side by
+            side.
     """
 
     position: int
@@ -48,6 +50,7 @@ class ExposedImage:
     place: int
     real: Tally
     control: Tally
+    prior: Tally
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ class Exposed:
     Attributes:
         images: at most as many as were asked for.
         scored: different images that a reconstruction was scored against.
-        recognised, recognised_by_control: of these, re-identified at least once.
+        recognised, recognised_by_control, recognised_by_prior: of these, re-identified at least
+            once.
         recovered, recovered_by_control: of these, recovered at least once.
     """
 
@@ -65,6 +69,7 @@ class Exposed:
     scored: int
     recognised: int
     recognised_by_control: int
+    recognised_by_prior: int
     recovered: int
     recovered_by_control: int
 
@@ -80,7 +85,7 @@ def most_exposed(exposures: Sequence[Exposure], most: int) -> Exposed:
         most: images to return.
     """
     positions = np.unique(np.concatenate([[], *(item.positions for item in exposures)]).astype(int))
-    real, control = _counts(exposures, positions, "real"), _counts(exposures, positions, "control")
+    real, control, prior = (_counts(exposures, positions, role) for role in ROLES)
     worst: dict[int, tuple[tuple[bool, float], Exposure, int, int]] = {}
     for item in exposures:
         for place, row in enumerate(item.pictures.rows.tolist()):
@@ -95,11 +100,40 @@ def most_exposed(exposures: Sequence[Exposure], most: int) -> Exposed:
             *worst[position][1:],
             real=Tally(*real[:, places[position]].tolist()),
             control=Tally(*control[:, places[position]].tolist()),
+            prior=Tally(*prior[:, places[position]].tolist()),
         )
         for position in first[:most]
     ]
-    found, by_control = (real > 0).sum(1).tolist(), (control > 0).sum(1).tolist()
-    return Exposed(images, len(positions), found[2], by_control[2], found[1], by_control[1])
+    (_, recovered, recognised), (_, recovered_by_control, by_control), (_, _, by_prior) = (
+        (counts > 0).sum(1).tolist() for counts in (real, control, prior)
+    )
+    return Exposed(
+        images,
+        len(positions),
+        recognised,
+        by_control,
+        by_prior,
+        recovered,
+        recovered_by_control,
+    )
+
+
+def most_recovered(exposures: Sequence[Exposure], role: str) -> list[float]:
+    """Return the most that was recovered of each image, over all rounds and attacks, in order.
+
+    Args:
+        exposures: of one site and job.
+        role: one of :data:`~gradward.report.exposures.ROLES`.
+    """
+    found: dict[int, float] = {}
+    for item in exposures:
+        scores: ImageScores | None = getattr(item.each, role)
+        if scores is None:
+            continue
+        for position, value in zip(item.positions.tolist(), scores.recovered.tolist(), strict=True):
+            if not math.isnan(value):
+                found[position] = max(value, found.get(position, -math.inf))
+    return sorted(found.values())
 
 
 def _counts(

@@ -31,7 +31,7 @@ MOST_PICTURES = 24
 MOST_PICTURE_BYTES = 8 * 2**20
 # What reading a cut or foreign npz raises.
 DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error)
-_ROLES = ("real", "control", "prior")
+ROLES = ("real", "control", "prior")
 
 
 @dataclass(frozen=True)
@@ -130,22 +130,23 @@ class Exposure:
 def by_exposure(each: EachImage) -> list[int]:
     """Return the truths that have a reconstruction, most exposed first.
 
-    Those that were re-identified while their control was not come before the others, then those
-    whose recovered fraction exceeds the control's, or 0 where that is less, by most.
+    Those that were re-identified, but neither from the control nor by the starting picture, come
+    before the others, then those whose recovered fraction exceeds the control's, or 0 where that is
+    less, by most.
     """
     matched = (~each.real.ssim.isnan()).nonzero().flatten().tolist()
     return sorted(matched, key=lambda row: excess(each, row), reverse=True)
 
 
 def excess(each: EachImage, row: int) -> tuple[bool, float]:
-    """Return what the reconstruction of a truth gave away that its control did not.
+    """Return what the reconstruction of a truth gave away that control and prior did not.
 
     Returns:
-        Whether it alone was re-identified, and by how much its recovered fraction is greater than
-        the control's and than 0; -inf where that fraction is undefined.
+        Whether it was re-identified by nothing else, and by how much its recovered fraction is
+        greater than the control's and than 0; -inf where that fraction is undefined.
     """
     recovered, bar = float(each.real.recovered[row]), 0.0
-    recognised = bool(each.real.rank[row] == 1)
+    recognised = bool(each.real.rank[row] == 1) and not bool(each.prior.rank[row] == 1)
     if each.control is not None:
         recognised &= not bool(each.control.rank[row] == 1)
         bar = max(bar, float(torch.nan_to_num(each.control.recovered[row], nan=0.0)))
@@ -181,7 +182,7 @@ def save_exposure(job_folder: Path, exposure: Exposure) -> Path:
     }
     if pictures.controls is not None:
         arrays["controls"] = pictures.controls
-    for role in _ROLES:
+    for role in ROLES:
         scores: ImageScores | None = getattr(exposure.each, role)
         if scores is not None:
             columns = torch.stack([scores.ssim, scores.recovered, scores.rank])
@@ -208,9 +209,7 @@ def _exposure(arrays: Mapping[str, NDArray[Any]]) -> Exposure:
     about = json.loads(str(arrays["about"]))
     if about["schema"] != SCHEMA:
         raise ValueError(f"exposures of schema {about['schema']} cannot be read")
-    roles = {
-        role: ImageScores(*torch.from_numpy(arrays[role])) for role in _ROLES if role in arrays
-    }
+    roles = {role: ImageScores(*torch.from_numpy(arrays[role])) for role in ROLES if role in arrays}
     return Exposure(
         round=about["round"],
         attack=about["attack"],

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from gradward.metrics.proportion import wilson_interval
 from gradward.report.evidence import Try
@@ -36,9 +37,9 @@ _Values = Sequence[float | None]
 
 def lowest(tries: Sequence[Try]) -> float:
     """Return where the axes of recovered fractions begin, the same for all sites of a page."""
-    values = [value for item in tries for value in (item.real.recovered, item.beside.recovered)]
-    least = min((value for value in values if not math.isnan(value)), default=0.0)
-    return max(-1.0, math.floor(min(least, -0.5) * 2) / 2)
+    return _axis_begin(
+        value for item in tries for value in (item.real.recovered, item.beside.recovered)
+    )
 
 
 def scale(site: str, tries: Sequence[Try], left: float) -> Markup:
@@ -78,6 +79,41 @@ def scale(site: str, tries: Sequence[Try], left: float) -> Markup:
         figure,
         f"{site}: recovered fraction in every round and attack, 0 a good guess and 1 the true "
         f"image. {'. '.join(told)}.",
+    )
+
+
+def distribution(real: Sequence[float], control: Sequence[float], recovered_from: float) -> Markup:
+    """Draw how many images were recovered how far, beside the control.
+
+    Args:
+        real: the most that was recovered of each image.
+        control: the same from the control.
+        recovered_from: the fraction from which on an image counts as recovered.
+    """
+    left = _axis_begin([*real, *control])
+    bins = round((1 - left) * 10)
+    figure, (axis,) = new_figure(WIDTH, 190)
+    for values, aside, colour, face in (
+        (real, 0.027, REAL, REAL),
+        (control, 0.073, CONTROL, "none"),
+    ):
+        # Tenths are not exact as binary numbers; the last bin holds 1 as well.
+        places = (min(int((max(v, left) - left) * 10 + 1e-9), bins - 1) for v in values)
+        for place, count in Counter(places).items():
+            middle = left + place / 10 + aside
+            axis.bar(middle, count, 0.04, facecolor=face, edgecolor=colour, linewidth=1.4)
+    axis.axvline(0, color=INK, linewidth=0.9, linestyle=(0, (2, 2)))
+    axis.set_xlim(left - 0.02, 1.02)
+    ticks = {left: f"{left:g}", 0: "0 good guess", recovered_from: "", 1: "1 true image"}
+    axis.set_xticks(list(ticks), list(ticks.values()))
+    axis.get_xticklabels()[0].set_horizontalalignment("left")
+    axis.get_xticklabels()[-1].set_horizontalalignment("right")
+    axis.yaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
+    axis.set_ylabel("images")
+    return to_svg(
+        figure,
+        f"The most that was recovered of each image. Update: {numbers(real)}; control: "
+        f"{numbers(control)}.",
     )
 
 
@@ -169,6 +205,12 @@ def worst_course(tries: Sequence[Try], rounds: range, left: float) -> Markup:
         f"Recovered fraction by round, best attack of each site. Worst site: {numbers(worst)}; "
         f"best site: {numbers(least)}; highest control: {numbers(bar)}.",
     )
+
+
+def _axis_begin(values: Iterable[float]) -> float:
+    """Return a half at or below the least value, -1 at least and -0.5 at most."""
+    least = min((value for value in values if not math.isnan(value)), default=0.0)
+    return max(-1.0, math.floor(min(least, -0.5) * 2) / 2)
 
 
 def _two_lines(axis: Axes, rounds: range, real: _Values, control: _Values) -> None:

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from gradward.report import figures, verdict
 from gradward.report.coverage import (
     STATUS_MEANINGS,
+    audited_sites,
     coverage_of,
     gaps_of,
     knowledge_of,
@@ -73,7 +74,7 @@ def build_report(run_folder: Path) -> Path:
 
 def _context(run: Run) -> dict[str, Any]:
     configuration, records = run.configuration, run.records
-    audited = (configuration.audit.get("sites") if configuration else None) or sites_of(run)
+    audited = audited_sites(run)
     verdicts = judge(records, audited)
     tries = [item for found in verdicts for item in found.tries]
     rounds = range(1 + max((record.round for record in records), default=0))

@@ -18,6 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from gradward.report.table import show
+
 INK, MUTED, LINE = "#1b1f24", "#545d68", "#d5dae0"
 REAL, CONTROL = "#0b5cad", "#8a5300"
 # Colours of further series; each comes with a marker and dashes of its own, see `series_style`.
@@ -150,11 +152,11 @@ def numbers(values: Sequence[float | None], most: int = 12) -> str:
     if not present:
         return "no value"
     if len(values) <= most:
-        return ", ".join("none" if value is None else f"{value:.2f}" for value in values)
+        return ", ".join("none" if value is None else show(value) for value in values)
     middle = sorted(present)[len(present) // 2]
     return (
-        f"{len(present)} values from {min(present):.2f} to {max(present):.2f}, "
-        f"median {middle:.2f}, last {present[-1]:.2f}"
+        f"{len(present)} values from {show(min(present))} to {show(max(present))}, "
+        f"median {show(middle)}, last {show(present[-1])}"
     )
 
 

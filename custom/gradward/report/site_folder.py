@@ -16,6 +16,8 @@ GATE = "gate.log"
 OVERFLOW = "answers.overflow.json"
 # What the run was: certified, or open to a live audit.
 STATEMENT = "certificate.json"
+# What the job is called by who submitted it; its folder bears the id.
+JOB = "job.json"
 # A file for each round of which an update was made, and for each reconstruction that was scored.
 ROUNDS = "rounds"
 EXPOSURES = "exposures"

@@ -8,23 +8,32 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from gradward.metrics.scores import ImageScores
 from gradward.metrics.similarity import ssim
-from gradward.report.exposed_images import RECOVERED, ExposedImage, most_exposed
-from gradward.report.exposures import read_exposures
+from gradward.report.exposed_images import (
+    RECOVERED,
+    ExposedImage,
+    most_exposed,
+    most_recovered,
+)
+from gradward.report.exposures import Exposure, read_exposures
+from gradward.report.figures import distribution
 from gradward.report.inline_pictures import BRIGHTEST, inline, inline_difference
 from gradward.report.perturbed_pictures import PerturbedPictures, read_perturbed
 from gradward.report.pictures import eight_bits
+from gradward.report.plots import styled
 from gradward.report.site_folder import (
     ANSWERS,
     GATE,
     GUARD,
+    JOB,
     OVERFLOW,
     ROUNDS,
     SCALARS,
@@ -33,6 +42,7 @@ from gradward.report.site_folder import (
     page_of,
     read_log,
 )
+from gradward.report.site_luck import luck_of
 from gradward.report.site_tables import (
     answers_table,
     gate_table,
@@ -40,6 +50,7 @@ from gradward.report.site_tables import (
     requests_table,
     scalars_table,
 )
+from gradward.report.verdict import LUCK
 from gradward.whole_files import whole_file
 
 MOST_IMAGES = 24
@@ -91,10 +102,14 @@ def _content(job_folder: Path) -> dict[str, Any]:
     return {
         "site": root.parent.name if root.name == "gradward" else root.name,
         "job": job_folder.name,
+        "job_name": _job_name(job_folder),
         "built": time.strftime("%Y-%m-%d %H:%M %z"),
         "run_kind": _run_kind(job_folder),
         "damaged": damaged,
         "exposed": exposed,
+        "luck": luck_of(exposures),
+        "rare": round(1 / LUCK),
+        "distribution": _distribution(exposures),
         "images": [_card(image) for image in exposed.images],
         "known": all(exposure.known for exposure in exposures),
         "reconstructions": len(exposures),
@@ -114,6 +129,15 @@ def _content(job_folder: Path) -> dict[str, Any]:
     }
 
 
+def _distribution(exposures: Sequence[Exposure]) -> Markup | None:
+    """Draw how far the images were recovered; None where no fraction is defined."""
+    real, control = (most_recovered(exposures, role) for role in ("real", "control"))
+    if not real:
+        return None
+    with styled():
+        return distribution(real, control, RECOVERED)
+
+
 def _card(image: ExposedImage) -> dict[str, Any]:
     """Return what is shown of one image."""
     worst, place = image.worst, image.place
@@ -122,11 +146,11 @@ def _card(image: ExposedImage) -> dict[str, Any]:
     difference, mean = inline_difference(found, truth)
     shown = [
         ("True image", inline(truth)),
-        ("Prior", inline(pictures.prior)),
+        ("Starting picture", inline(pictures.prior)),
         ("Reconstruction", inline(found)),
     ]
     if pictures.controls is not None:
-        shown.append(("Control's", inline(pictures.controls[place])))
+        shown.append(("Control", inline(pictures.controls[place])))
     shown.append((f"Difference, mean {mean:.2f}", difference))
     return {
         "position": image.position,
@@ -138,9 +162,9 @@ def _card(image: ExposedImage) -> dict[str, Any]:
         "gallery": worst.gallery,
         "pictures": shown,
         "scores": [
-            ("Reconstruction", _scores(worst.each.real, image.row), image.real),
+            ("Update", _scores(worst.each.real, image.row), image.real),
             ("Control", _scores(worst.each.control, image.row), image.control),
-            ("Prior", _scores(worst.each.prior, image.row), None),
+            ("Starting picture", _scores(worst.each.prior, image.row), image.prior),
         ],
     }
 
@@ -189,6 +213,14 @@ def _overflow(job_folder: Path) -> int:
         return 0
 
 
+def _job_name(job_folder: Path) -> str | None:
+    try:
+        name = json.loads((job_folder / JOB).read_text(encoding="utf-8"))["name"]
+        return name if isinstance(name, str) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _run_kind(job_folder: Path) -> str | None:
     try:
         return str(json.loads((job_folder / STATEMENT).read_text(encoding="utf-8"))["run"])
@@ -212,4 +244,5 @@ def _ranges(numbers: Iterable[int]) -> str:
 
 
 def _score(value: float | None, digits: int) -> str:
-    return "–" if value is None or value != value else f"{value:.{digits}f}"
+    # Adding 0 turns the -0.0 of a tiny negative value into 0.0.
+    return "–" if value is None or value != value else f"{round(value, digits) + 0.0:.{digits}f}"

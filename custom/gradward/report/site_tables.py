@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,8 @@ from gradward.metrics.scores import Scores
 
 # Of a log's latest entries; the log itself has all of them.
 MOST_ROWS = 500
-ROLES = ("real", "control", "prior")
+# What the page calls the pictures that an answer scores.
+ROLES = {"real": "reconstruction", "control": "control", "prior": "starting picture"}
 _NAMES = tuple(Scores.__dataclass_fields__)
 Entries = Sequence[Mapping[str, Any]]
 
@@ -52,14 +53,14 @@ def answers_table(answers: Entries) -> LogTable:
         (
             figure(entry.get("round")),
             figure(entry.get("attack")),
-            role,
+            words,
             *(figure(entry[role].get(name)) for name in _NAMES),
         )
         for entry in answers
-        for role in ROLES
+        for role, words in ROLES.items()
         if isinstance(entry.get(role), dict)
     ]
-    names = tuple(name.replace("_", " ") for name in _NAMES)
+    names = tuple(name.replace("_", " ").replace("prior", "starting picture's") for name in _NAMES)
     return LogTable(("Round", "Attack", "Picture", *names), rows)
 
 
@@ -99,15 +100,15 @@ def gate_table(entries: Entries) -> LogTable:
 def figure(value: Any) -> str:
     """Write a value of a log; what is undefined is a dash.
 
-    >>> figure(0.12345), figure(3), figure(float("nan"))
-    ('0.1235', '3', '–')
+    >>> figure(0.12345), figure(3), figure(float("nan")), figure(-0.0)
+    ('0.1235', '3', '–', '0')
     """
     if value is None or value != value or value == "":
         return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value + 0.0:.4g}" if isinstance(value, float) else str(value)
 
 
-def _table(entries: Entries, columns: Mapping[str, str], hidden: Sequence[str] = ()) -> LogTable:
+def _table(entries: Entries, columns: Mapping[str, str], hidden: Iterable[str] = ()) -> LogTable:
     """Show entries by the named columns, and whatever else they hold in a last one."""
     rows, known = [], {*columns, *hidden}
     for entry in entries[-MOST_ROWS:]:

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gradward.report.table import many
+
 STATUS_FILE = "audit_status.json"
 FINISHED = "finished"
 
@@ -27,9 +29,14 @@ def not_finished(folder: Path) -> str | None:
     if not status or status.get("phase") == FINISHED:
         return None
     place = (
-        f"round {status['round'] + 1} of {status['rounds']}" if "round" in status else "no round"
+        f"round {status['round']} ({status['round'] + 1} of {status['rounds']}, as rounds count "
+        "from 0)"
+        if "round" in status
+        else "no round"
     )
+    open_audits = status.get("audits_open", 0)
+    told = "was open. It is" if open_audits == 1 else "were open. They are"
     return (
-        f"This run has not come to its end: it was in {place}, and {status.get('audits_open', 0)} "
-        "audits were open. They are not on record."
+        f"This run has not come to its end: it was in {place}, and {many(open_audits, 'audit')} "
+        f"{told} not on record."
     )

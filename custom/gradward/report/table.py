@@ -67,14 +67,24 @@ def show(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{round(value, 2) + 0.0:.2f}"
 
 
+def many(count: int, what: str) -> str:
+    """Write a number with what it counts.
+
+    >>> many(1, "try"), many(2, "try"), many(0, "audit")
+    ('1 try', '2 tries', '0 audits')
+    """
+    plural = f"{what[:-1]}ies" if what.endswith("y") else f"{what}s"
+    return f"{count} {what if count == 1 else plural}"
+
+
 def how_to_read() -> str:
     """One honest paragraph."""
     return (
         "Recovered: how far the reconstruction goes from the best guess without the update (0) to "
         "the true image (1). Re-ID, re-identified: the share of images whose reconstruction is "
         "nearer to them than to any other of at least 100. Control: the same attack on an update "
-        "of other images; only what exceeds it was leaked. A low figure means: not recovered by "
-        "these attacks within this budget. It never means: safe."
+        "of other images; only what exceeds it was leaked. Rounds count from 0. A low figure "
+        "means: not recovered by these attacks within this budget. It never means: safe."
     )
 
 

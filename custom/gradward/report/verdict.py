@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from gradward.report.effort import Effort, compare_effort, effort_of
 from gradward.report.evidence import Evidence, Try, sum_up, tries_of, weigh
 from gradward.report.records import CANARY, LIVE, LeakageRecord
-from gradward.report.table import membership_unknown, show
+from gradward.report.table import many, membership_unknown, show
 
 LEAKS, PARTLY, NONE, UNKNOWN = LEVELS = ("leaks", "partly", "none", "unknown")
 # A recovered fraction counts as seen if it is this far above a good guess and every control, and
@@ -49,6 +50,7 @@ class Verdict:
         figures: the figures that it rests on; with the headline they make one sentence.
         limits: what to bear in mind, a sentence each.
         evidence: of each attack that was scored.
+        together: of several attacks counted together; None where there are not several.
         tries: all of them.
     """
 
@@ -59,6 +61,7 @@ class Verdict:
     figures: str
     limits: tuple[str, ...]
     evidence: tuple[Evidence, ...]
+    together: Evidence | None
     tries: tuple[Try, ...]
 
 
@@ -74,7 +77,14 @@ def judge(records: Sequence[LeakageRecord], sites: Iterable[str] = ()) -> list[V
         by_site[record.site, record.subject].append(record)
     for site in set(sites) - {record.site for record in records}:
         by_site[site, LIVE] = []
-    verdicts = [_judge_site(*key, own) for key, own in by_site.items()]
+    efforts: dict[str, dict[str, Effort]] = defaultdict(dict)
+    for (site, subject), own in by_site.items():
+        if (effort := effort_of(own)) is not None:
+            efforts[subject][site] = effort
+    verdicts = [
+        _judge_site(site, subject, own, compare_effort(site, efforts[subject]))
+        for (site, subject), own in by_site.items()
+    ]
     return sorted(verdicts, key=lambda v: (LEVELS.index(v.level), in_order(v.site), v.subject))
 
 
@@ -93,44 +103,82 @@ def in_short(verdicts: Sequence[Verdict]) -> str:
         UNKNOWN: f"of {counts[UNKNOWN]} nothing is known",
     }
     parts = [words for level, words in told.items() if counts[level]]
-    return f"{_many(len(verdicts), 'site')}: {', '.join(parts)}."
+    return f"{many(len(verdicts), 'site')}: {', '.join(parts)}."
 
 
-def _judge_site(site: str, subject: str, records: Sequence[LeakageRecord]) -> Verdict:
+def one_line_each(verdicts: Sequence[Verdict]) -> list[str]:
+    """Say of each site what was found, in a line that fits a terminal where its name does."""
+    apart = len({verdict.subject for verdict in verdicts}) > 1
+    names = [f"{v.site} ({v.subject})" if apart else v.site for v in verdicts]
+    width = max(map(len, names), default=0)
+    return [
+        f"{name:{width}}  {_headed(found)}" for name, found in zip(names, verdicts, strict=True)
+    ]
+
+
+def _headed(found: Verdict) -> str:
+    word, headline = WORDS[found.level], found.headline
+    if headline.startswith(word):
+        return headline
+    return f"{word}: {headline[0].lower()}{headline[1:]}"
+
+
+def _judge_site(
+    site: str, subject: str, records: Sequence[LeakageRecord], effort: str | None
+) -> Verdict:
     tries = tries_of(records)
     real = [record for record in records if not record.control]
     missing = Counter(record.status for record in real if record.status != "ok")
     if not tries:
         why = ", ".join(f"{status} {count}" for status, count in sorted(missing.items()))
         why = f"{why or 'no attack on record'}."
-        return Verdict(site, subject, UNKNOWN, "Nothing was scored", why, (), (), ())
+        return Verdict(site, subject, UNKNOWN, "Nothing was scored", why, (), (), None, ())
     evidence = weigh(tries)
     pooled = sum_up("all attacks", tries)
-    level, proof = _level(evidence, pooled)
+    share = _share_of_luck(evidence, pooled)
+    level, proof = _level(evidence, pooled, share)
     return Verdict(
         site,
         subject,
         level,
         _headline(level, proof.recovered >= _bar(pooled)),
-        _figures(level, proof, len(evidence), pooled.control_recovered),
-        tuple(_limits(level, proof, subject, tries, missing, len(real))),
+        _figures(proof, pooled, len(evidence)),
+        tuple(_limits(level, proof, share, subject, tries, missing, len(real), effort)),
         tuple(evidence),
+        pooled if len(evidence) > 1 else None,
         tuple(tries),
     )
 
 
-def _level(evidence: Sequence[Evidence], pooled: Evidence) -> tuple[str, Evidence]:
-    """Return the level and what it rests on: one attack, or all where none found anything."""
-    # More attacks have more luck: the bar is above all their controls, and chance is shared out.
+def _share_of_luck(evidence: Sequence[Evidence], pooled: Evidence) -> float:
+    """Return how unlikely one count has to be, so that all of a site together pass by luck rarely.
+
+    They do so at no more than one site in twenty. A count that could not have come so low, whatever
+    the attack had found, raises no false alarm and takes no share (Tarone, Biometrics 1990): the
+    rounds of a short run, say.
+    """
+    least = [luck for e in evidence for luck in (e.least_luck, e.least_luck_of_rounds)]
+    if len(evidence) > 1:
+        least.append(pooled.least_luck)
+    shares = 1
+    while sum(luck < LUCK / shares for luck in least) > shares:
+        shares += 1
+    return LUCK / shares
+
+
+def _level(evidence: Sequence[Evidence], pooled: Evidence, share: float) -> tuple[str, Evidence]:
+    """Return the level and what it rests on: one attack, or all where no single one shows it."""
+    # More attacks have more luck: the bar is above all their controls.
     bar = _bar(pooled)
-    luck = LUCK / len(evidence)
     ranked = sorted(evidence, key=lambda e: (e.luck, -_or_least(e.recovered)))
     seen = [e for e in ranked if e.recovered >= bar]
     proofs: list[tuple[str, Iterable[Evidence]]] = [
         (LEAKS, (e for e in seen if e.told_apart)),
-        (LEAKS, (e for e in ranked if e.luck_of_images < luck)),
+        (LEAKS, (e for e in ranked if e.luck_of_images < share)),
         (PARTLY, seen),
-        (PARTLY, (e for e in ranked if e.luck < luck or e.luck_of_rounds < luck)),
+        (PARTLY, (e for e in ranked if e.luck < share or e.luck_of_rounds < share)),
+        # Never the rounds of all attacks: what one update recovers more of, it does under each.
+        (PARTLY, (e for e in (pooled,) if e.luck < share)),
     ]
     for level, candidates in proofs:
         for candidate in candidates:
@@ -153,17 +201,18 @@ def _headline(level: str, seen: bool) -> str:
         (LEAKS, True): "Images can be recognised in what the server rebuilt",
         (LEAKS, False): "Rebuilt images can be told apart, though they look unlike the true ones",
         (PARTLY, True): "Images were recovered in part",
-        (PARTLY, False): "The attack did better on the update than luck explains",
+        (PARTLY, False): "More was found in the update than luck explains",
         (NONE, False): "Not recovered by these attacks within this budget",
     }[level, seen]
 
 
-def _figures(level: str, found: Evidence, attacks: int, bar: float) -> str:
-    who = _many(attacks, "attack") if level == NONE else f"the attack {found.attack}"
+def _figures(found: Evidence, pooled: Evidence, attacks: int) -> str:
+    who = many(attacks, "attack") if found is pooled else f"the attack {found.attack}"
     beside = "starting picture alone" if found.missing_controls == found.runs else "control"
     return (
-        f"over {_many(found.rounds, 'round')}, {who} {_way(found)} (control {show(bar)} at best) "
-        f"and re-identified images in {found.hits} of {_many(found.tries, 'try')} ({beside}: "
+        f"over {many(found.rounds, 'round')}, {who} {_way(found)} (control "
+        f"{show(pooled.control_recovered)} at best) "
+        f"and re-identified images in {found.hits} of {many(found.tries, 'try')} ({beside}: "
         f"{found.control_hits} of {found.control_tries}; blind guessing: about "
         f"{_few(found.by_chance)})."
     )
@@ -183,10 +232,12 @@ def _way(found: Evidence) -> str:
 def _limits(
     level: str,
     found: Evidence,
+    share: float,
     subject: str,
     tries: Sequence[Try],
     missing: Counter[str],
     attempted: int,
+    effort: str | None,
 ) -> list[str]:
     limits = []
     if found.images == 1:
@@ -200,7 +251,7 @@ def _limits(
             "one may be worse off than the mean shows."
         )
     if level == NONE and found.hits > found.control_hits:
-        limits.append("That the control had fewer hits is within what luck explains.")
+        limits.append(_within_luck(found.luck, share))
     without = sum(item.control is None for item in tries)
     if without:
         limits.append(
@@ -210,6 +261,8 @@ def _limits(
     scored = f"{scorer} scored {len(tries)} of {attempted} attacks"
     told = ", ".join(f"{count} {status}" for status, count in sorted(missing.items()))
     limits.append(f"{scored} ({told})." if told else f"{scored}.")
+    if effort is not None:
+        limits.append(effort)
     if any(item.record.membership == "unknown" for item in tries):
         limits.append(membership_unknown())
     if subject == LIVE and level == NONE:
@@ -217,9 +270,15 @@ def _limits(
     return limits
 
 
-def _many(count: int, what: str) -> str:
-    plural = f"{what[:-1]}ies" if what.endswith("y") else f"{what}s"
-    return f"{count} {what if count == 1 else plural}"
+def _within_luck(luck: float, share: float) -> str:
+    if luck >= LUCK:
+        return "That the control had fewer hits is within what luck explains."
+    # Down and up: equal figures would make nonsense of the sentence.
+    return (
+        "Luck alone gives an update so many more hits than its control at one site in "
+        f"{math.floor(1 / luck)}. More than one count was tested here, so that only what it does "
+        f"at less than one site in {math.ceil(1 / share)} is taken for a sign."
+    )
 
 
 def _few(expected: float) -> str:

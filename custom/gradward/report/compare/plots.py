@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 
 from gradward.report.compare.measures import Estimate
 from gradward.report.compare.rows import Row, RunComparison
@@ -17,6 +19,8 @@ from gradward.report.table import show
 
 LEAKAGE = {"recovered": "Recovered fraction", "reid": "Re-identified share"}
 LOG_FROM = 10
+# Points between series that have the same x.
+_ASIDE, _POINTS_PER_INCH = 5, 72
 _MEASURE_STYLE: dict[str, Any] = {"capsize": 2.5, "elinewidth": 0.9}
 
 
@@ -145,20 +149,24 @@ def _sweep(groups: Sequence[Sequence[Row]], axis: str) -> Plot:
     figure = Figure(figsize=(9.5, 4.8), layout="constrained")
     left = figure.subplots()
     right = left.twinx()
+    drawn = []
     for number, group in enumerate(groups):
         curve = [row for row in group if row.value is not None]
         style, name = series_style(number), _plain(", ".join(group[0].sites))
         rdlv = [row.measured["rdlv"] for row in curve]
-        _along(left, curve, [item.real for item in rdlv], label=f"RDLV, {name}", **style)
+        real = [item.real for item in rdlv]
+        drawn.append(_along(left, curve, real, label=f"RDLV, {name}", **style))
         control = {**style, "linestyle": ":", "markerfacecolor": "none"}
-        _along(left, curve, [item.control for item in rdlv], label="its control", **control)
+        beside = [item.control for item in rdlv]
+        drawn.append(_along(left, curve, beside, label="its control", **control))
         for row in group:
             if row.value is None:
                 left.axhline(row.measured["rdlv"].real.mean, color=style["color"], linewidth=0.7)
     # All sites of a run share its model, so any group tells the accuracy.
     shared = [row for row in groups[0] if row.value is not None]
     accuracy = {"color": INK, "marker": "x", "linestyle": "-.", "label": "accuracy"}
-    _along(right, shared, [row.accuracy for row in shared], **accuracy)
+    drawn.append(_along(right, shared, [row.accuracy for row in shared], **accuracy))
+    _spread(figure, drawn)
     baselines = [row for row in groups[0] if row.value is None]
     for row in baselines:
         right.axhline(row.accuracy.mean, color=INK, linewidth=0.7)
@@ -177,7 +185,8 @@ def _sweep(groups: Sequence[Sequence[Row]], axis: str) -> Plot:
     without = " Lines across: the run without it." if baselines else ""
     return Plot(
         figure,
-        f"RDLV and accuracy against {axis}: mean and standard deviation.{without}",
+        f"RDLV and accuracy against {axis}: mean and standard deviation. "
+        f"The series lie a little aside of each other.{without}",
         _told(
             [row for group in groups for row in group],
             lambda row: (
@@ -188,14 +197,26 @@ def _sweep(groups: Sequence[Sequence[Row]], axis: str) -> Plot:
     )
 
 
-def _along(axes: Axes, rows: Sequence[Row], values: Sequence[Estimate], **style: Any) -> None:
-    axes.errorbar(
+def _along(
+    axes: Axes, rows: Sequence[Row], values: Sequence[Estimate], **style: Any
+) -> ErrorbarContainer:
+    return axes.errorbar(
         [math.nan if row.value is None else row.value for row in rows],
         _means(values),
         yerr=_deviations(values),
         **style,
         **_MEASURE_STYLE,
     )
+
+
+def _spread(figure: Figure, drawn: Sequence[ErrorbarContainer]) -> None:
+    """Set series with the same x side by side, so that no bar hides another's."""
+    for number, series in enumerate(drawn):
+        inches = _ASIDE * (number - (len(drawn) - 1) / 2) / _POINTS_PER_INCH
+        aside = ScaledTranslation(inches, 0, figure.dpi_scale_trans)
+        # When it is drawn already: the axes' limits are to be those of the numbers.
+        for artist in series.get_children():
+            artist.set_transform(artist.get_transform() + aside)
 
 
 def _across(panel: Axes, value: Estimate, y: float, colour: str, marker: str) -> None:
