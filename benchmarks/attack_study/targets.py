@@ -68,7 +68,8 @@ class Target:
         return f"{subject} {words[self.against]}{limit}"
 
 
-_FEATURES, _MATCHING = "GradWard features", "GradWard matching, no polish"
+_FEATURES = "GradWard features, learned prior"
+_MATCHING = "GradWard matching, no polish"
 TARGETS = (
     Target("lenet_1", "psnr", 45),
     Target("lenet_4", "psnr", 35),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from gradward.attacks import (
     Observation,
     control_update,
     images_in_update,
+    matching,
     run_portfolio,
 )
 from gradward.attacks.batches import assumed_batches
@@ -87,6 +89,23 @@ def test_features_alone_beat_the_prior(one: Observation, control: Observation) -
     assert recovered(real.images[0], TRUTH[0], public_mean()) > 0.2
     assert recovered(wrong.images[0], TRUTH[0], public_mean()) < 0.05
     assert real.labels is None
+
+
+def test_a_first_stage_lost_in_noise_does_not_lead_the_second_astray(
+    one: Observation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a trained network the angle of noise can be less than the prior's."""
+
+    def lost(loss: Any, start: Tensor, lr: float, allowance: Allowance) -> Search:
+        search = Search(allowance)
+        search.images = torch.rand(start.shape, generator=torch.Generator().manual_seed(0))
+        search.loss = float(loss(search.images))
+        return search
+
+    monkeypatch.setattr(matching, "descend_signed_adam", lost)
+    found = attack(one, "matching", budget=Budget(30))["matching"]
+    assert found.images is not None and found.evaluations == 30
+    assert recovered(found.images[0], TRUTH[0], public_mean()) > 0.17, "0.12 from noise"
 
 
 def test_a_batch_of_four_is_read_from_the_last_layers_gradient() -> None:

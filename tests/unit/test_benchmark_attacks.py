@@ -220,7 +220,7 @@ def test_verdicts_compare_with_the_best_peer_at_equal_time(tmp_path: Path) -> No
 
 def test_verdicts_on_another_contender_on_the_control_and_on_labels() -> None:
     withheld = replace(CELL, case="resnet18_64_withheld")
-    names = {"GradWard features": 0.3, "GradWard matching, no polish": 0.4}
+    names = {"GradWard features, learned prior": 0.3, "GradWard matching, no polish": 0.4}
     records = [record(replace(withheld, contender=name), recovered=r) for name, r in names.items()]
     control = replace(withheld, contender="GradWard maps, control")
     records.append(record(control, recovered=0.1))
@@ -230,7 +230,10 @@ def test_verdicts_on_another_contender_on_the_control_and_on_labels() -> None:
     told = {v.target: (v.reached, v.met) for v in verdicts(rows_of(records), {}, labels)}
     case = "resnet18_64_withheld"
     own = "at least that of GradWard matching, no polish"
-    assert told[f"{case}, GradWard features: median recovered {own}"] == ("0.3 against 0.4", False)
+    assert told[f"{case}, GradWard features, learned prior: median recovered {own}"] == (
+        "0.3 against 0.4",
+        False,
+    )
     assert told[f"{case}: median recovered {own}"] == ("not run", None)
     assert told[f"{case} control: median recovered at most 0"] == ("0.1", False)
     of_labels = "labels of eight images, {}: at least 95% right"

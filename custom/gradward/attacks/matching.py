@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -121,8 +122,11 @@ class MatchingOptions:
         if polishing and search.images is not None:
             # One evaluation is kept for the comparison of both stages.
             allowance.meter.reserved = 1
-            space = PixelSpace(search.images, FeatureOptions.tv_weight)
-            polished = space.descend(polishing, space.start, allowance)[0]
+            # On a trained network the angle of noise can be less than the prior's, and from noise
+            # the second stage finds no way back.
+            begin = _nearest(polishing, (search.images, start), allowance)
+            space = PixelSpace(begin, FeatureOptions.tv_weight)
+            polished = space.descend(polishing, begin, allowance)[0]
             allowance.meter.reserved = 0
             search.consider(polished.images, loss.cosine)
         return search
@@ -177,6 +181,16 @@ class MatchingLoss:
         if self._statistics:
             value = value + self._options.bn_weight * self._statistics(update.batch_statistics)
         return value
+
+
+def _nearest(loss: HeadLoss, candidates: Sequence[Tensor], allowance: Allowance) -> Tensor:
+    """Return the candidate of least loss; each costs an evaluation."""
+    values = []
+    for images in candidates:
+        allowance.meter.count()
+        with torch.no_grad():
+            values.append(float(loss(images)))
+    return candidates[min(range(len(values)), key=values.__getitem__)]
 
 
 def _refuse_single_derivatives(case: AttackCase) -> None:
