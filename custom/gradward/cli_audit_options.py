@@ -20,8 +20,8 @@ from gradward.data.form import ImageForm
 from gradward.data.readers import read_image
 from gradward.json_files import read_json
 from gradward.models import build_model
-from gradward.state_files import state_files
-from gradward.training import TrainingSettings
+from gradward.state_files import StateFileError, read_state, state_files
+from gradward.training import State, TrainingSettings
 
 
 class Labels(click.ParamType):
@@ -53,22 +53,39 @@ def updates_of(given: dict[str, Any]) -> list[Path] | None:
 
     Raises:
         AuditError: a folder without updates.
+        StateFileError: the global state, with which they are compared, cannot be read.
     """
     named: tuple[Path, ...] = given["updates"]
     if len(named) == 1 and not named[0].is_dir():
         return None
     files: list[Path] = []
+    before = read_state(given["global_file"])
     for path in named:
         if not path.is_dir():
             files.append(path)
             continue
-        # The global state often lies beside the updates.
-        here = given["global_file"].absolute()
-        found = [file for file in state_files(path) if file.absolute() != here]
+        # The global state often lies beside the updates, under its name or another.
+        copies = [file for file in state_files(path) if _holds(file, before)]
+        for file in copies:
+            if file.absolute() != given["global_file"].absolute():
+                click.echo(f"{file} holds the global state and is left out", err=True)
+        found = [file for file in state_files(path) if file not in copies]
         if not found:
             raise AuditError(f"the folder {path} holds no updates; correct --update")
         files += found
     return files
+
+
+def _holds(file: Path, state: State) -> bool:
+    try:
+        held = read_state(file)
+    except StateFileError:
+        # Whoever audits it says what is wrong with it.
+        return False
+    return held.keys() == state.keys() and all(
+        held[name].dtype == value.dtype and torch.equal(held[name], value)
+        for name, value in state.items()
+    )
 
 
 def what_is_told(given: dict[str, Any]) -> dict[str, Any]:
