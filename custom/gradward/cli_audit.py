@@ -12,8 +12,8 @@ from gradward.attacks.spec import LEARNING_ATTACKS
 from gradward.audit import audit_update, audit_updates
 from gradward.audit.folder import check_folder
 from gradward.audit.update import CPU_SECONDS
+from gradward.cli_audit_attacks import AttackName
 from gradward.cli_audit_options import (
-    AttackName,
     Labels,
     the_device,
     truth_of,
@@ -85,6 +85,12 @@ FILE = click.Path(path_type=Path)
     type=AttackName(),
     multiple=True,
     help="All by default. One of your own as package.module.Class.",
+)
+@click.option(
+    "--attack-options",
+    type=Json(dict),
+    default={},
+    help='Options of single attacks, e.g. {"matching": {"start": "random"}}.',
 )
 @click.option(
     "--learned-prior",

@@ -10,10 +10,10 @@ import click
 import torch
 from torch import Tensor
 
-from gradward.attacks import ATTACK_NAMES, AttackSpec, Budget
-from gradward.attacks.spec import LEARNING_ATTACKS
+from gradward.attacks import Budget
 from gradward.audit import AuditError
 from gradward.audit.workers import check_device
+from gradward.cli_audit_attacks import attacks_of
 from gradward.data import DataError
 from gradward.data.folder import read_folder, read_public_folder
 from gradward.data.form import ImageForm
@@ -35,17 +35,6 @@ class Labels(click.ParamType):
             return torch.tensor([int(part) for part in value.split(",")])
         except ValueError:
             self.fail(f"{value!r} must be class indices like 0 or 1,0,1", param, ctx)
-
-
-class AttackName(click.Choice[str]):
-    """The name of an attack, or the path of one's own."""
-
-    def __init__(self) -> None:
-        super().__init__(ATTACK_NAMES)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Leave a path as it is, for who builds the attack says what is wrong with it."""
-        return value if "." in value else super().convert(value, param, ctx)
 
 
 def updates_of(given: dict[str, Any]) -> list[Path] | None:
@@ -132,14 +121,7 @@ def what_is_told(given: dict[str, Any]) -> dict[str, Any]:
         "public": None
         if given["public"] is None
         else read_public_folder(given["public"], form, given["classes"], "--public"),
-        "attacks": [
-            AttackSpec(
-                **({"path": name} if "." in name else {"name": name}),
-                restarts=given["restarts"],
-                **({"learned_prior": given["learned_prior"]} if name in LEARNING_ATTACKS else {}),
-            )
-            for name in given["attack"] or ATTACK_NAMES
-        ],
+        "attacks": attacks_of(given),
         "budget": Budget(evaluations=evaluations)
         if evaluations is not None
         else Budget(cpu_seconds=given["budget"]),

@@ -115,6 +115,21 @@ def test_nothing_is_told_of_attacks_where_none_ran(desk: Path) -> None:
     assert json.loads(Path("out/audit.json").read_text())["facts"]["notes"] == []
 
 
+def test_each_attack_takes_its_own_options(desk: Path) -> None:
+    own = {"matching": {"start": "random", "tv_weight": 0.2}, "features": {"restarts": 2}}
+    result = call(
+        {"attack": ["features", "matching"], "attack-options": json.dumps(own), "restarts": 3},
+        "--json",
+    )
+    assert result.exit_code == 0, result.output
+    content = json.loads(result.stdout)
+    features, matching = (item["real"] for item in content["attacks"])
+    assert (features["knowledge"]["prior"], len(features["restarts"])) == ("lacked", 2)
+    assert (matching["knowledge"]["prior"], len(matching["restarts"])) == ("lacked", 3)
+    # Whoever reads it later can repeat it.
+    assert content["facts"]["attack_options"] == {"matching": own["matching"]}
+
+
 def test_the_clients_loss_can_be_named(desk: Path) -> None:
     result = call({"loss": "bce", "attack": "matching"})
     assert result.exit_code == 0, result.output
@@ -152,6 +167,12 @@ def test_a_network_of_ones_own(desk: Path) -> None:
         ({"device": "abacus"}, "there is no device 'abacus' here"),
         ({"out": "public"}, "public holds something else than an audit"),
         ({"out": "broken.pt/out"}, "broken.pt/out cannot be written: Not a directory; name"),
+        ({"attack-options": "{matching}"}, "'{matching}' is not JSON"),
+        ({"attack-options": '{"features": 1}'}, "must give 'features' its options by their names"),
+        ({"attack-options": '{"features": {"name": "x"}}'}, "must give 'features' its options"),
+        ({"attack-options": '{"matchin": {}}'}, "'matchin', which does not run; the attacks that"),
+        ({"attack-options": '{"features": {"tv": 1}}'}, "has no options ['tv']; known are"),
+        ({"attack-options": '{"features": {"start": "x"}}'}, "must be 'prior' or 'random'"),
     ],
 )
 def test_mistakes_are_named_without_a_traceback(

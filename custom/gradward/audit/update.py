@@ -164,6 +164,7 @@ def audit_update(
         budget={name: value for name, value in asdict(bound).items() if value is not None},
         seed=seed,
         device=str(device),
+        attack_options={spec.name: spec.changed for spec in specs if spec.changed},
         notes=(
             *notes.of_update(observation, settings, number, precision),
             *notes.of_attacks(real, number, references, batches is not None, truth),

@@ -204,6 +204,16 @@ def out_below_a_file(folder: Path) -> None:
     audit_of(out="update.npz/out")
 
 
+@mistake("--attack-options names")
+def options_of_no_attack(folder: Path) -> None:
+    audit_of(**{"attack-options": '{"matching": {}}'})
+
+
+@mistake("--attack-options must give")
+def options_without_names(folder: Path) -> None:
+    audit_of(**{"attack-options": '{"features": "random"}'})
+
+
 @mistake("the labels are not known")
 def labels_lack(folder: Path) -> None:
     case = AttackCase(
