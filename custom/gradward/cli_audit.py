@@ -12,8 +12,8 @@ from gradward.attacks.spec import LEARNING_ATTACKS
 from gradward.audit import audit_update, audit_updates
 from gradward.audit.folder import check_folder
 from gradward.audit.update import CPU_SECONDS
+from gradward.cli_audit_attacks import AttackName
 from gradward.cli_audit_options import (
-    AttackName,
     Labels,
     the_device,
     truth_of,
@@ -87,6 +87,12 @@ FILE = click.Path(path_type=Path)
     help="All by default. One of your own as package.module.Class.",
 )
 @click.option(
+    "--attack-options",
+    type=Json(dict),
+    default={},
+    help='Options of single attacks, e.g. {"matching": {"start": "random"}}.',
+)
+@click.option(
     "--learned-prior",
     type=float,
     default=0.0,
@@ -100,9 +106,17 @@ FILE = click.Path(path_type=Path)
     help="Starts that share the budget.",
 )
 @click.option(
-    "--budget", type=float, default=CPU_SECONDS, show_default=True, help="CPU seconds an attack."
+    "--budget",
+    type=click.FloatRange(0, min_open=True),
+    default=CPU_SECONDS,
+    show_default=True,
+    help="CPU seconds an attack.",
 )
-@click.option("--evaluations", type=int, help="In place of --budget; the same result every time.")
+@click.option(
+    "--evaluations",
+    type=click.IntRange(1),
+    help="In place of --budget; the same result every time.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option(
     "--device",
@@ -135,7 +149,7 @@ def audit(out: Path, as_json: bool, **options: Any) -> None:
         else:
             _audit_several(files, options, out, as_json)
     # ValueError: whatever was given, states, data, network, settings, says what is wrong with it.
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError) as error:
         raise click.ClickException(str(error)) from None
 
 

@@ -10,18 +10,18 @@ import click
 import torch
 from torch import Tensor
 
-from gradward.attacks import ATTACK_NAMES, AttackSpec, Budget
-from gradward.attacks.spec import LEARNING_ATTACKS
+from gradward.attacks import Budget
 from gradward.audit import AuditError
 from gradward.audit.workers import check_device
+from gradward.cli_audit_attacks import attacks_of
 from gradward.data import DataError
 from gradward.data.folder import read_folder, read_public_folder
 from gradward.data.form import ImageForm
 from gradward.data.readers import read_image
 from gradward.json_files import read_json
 from gradward.models import build_model
-from gradward.state_files import state_files
-from gradward.training import TrainingSettings
+from gradward.state_files import StateFileError, read_state, state_files
+from gradward.training import State, TrainingSettings
 
 
 class Labels(click.ParamType):
@@ -37,38 +37,44 @@ class Labels(click.ParamType):
             self.fail(f"{value!r} must be class indices like 0 or 1,0,1", param, ctx)
 
 
-class AttackName(click.Choice[str]):
-    """The name of an attack, or the path of one's own."""
-
-    def __init__(self) -> None:
-        super().__init__(ATTACK_NAMES)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Leave a path as it is, for who builds the attack says what is wrong with it."""
-        return value if "." in value else super().convert(value, param, ctx)
-
-
 def updates_of(given: dict[str, Any]) -> list[Path] | None:
     """Return the files of several updates, or None where one is named by its file.
 
     Raises:
         AuditError: a folder without updates.
+        StateFileError: the global state, with which they are compared, cannot be read.
     """
     named: tuple[Path, ...] = given["updates"]
     if len(named) == 1 and not named[0].is_dir():
         return None
     files: list[Path] = []
+    before = read_state(given["global_file"])
     for path in named:
         if not path.is_dir():
             files.append(path)
             continue
-        # The global state often lies beside the updates.
-        here = given["global_file"].absolute()
-        found = [file for file in state_files(path) if file.absolute() != here]
+        # The global state often lies beside the updates, under its name or another.
+        copies = [file for file in state_files(path) if _holds(file, before)]
+        for file in copies:
+            if file.absolute() != given["global_file"].absolute():
+                click.echo(f"{file} holds the global state and is left out", err=True)
+        found = [file for file in state_files(path) if file not in copies]
         if not found:
             raise AuditError(f"the folder {path} holds no updates; correct --update")
         files += found
     return files
+
+
+def _holds(file: Path, state: State) -> bool:
+    try:
+        held = read_state(file)
+    except StateFileError:
+        # Whoever audits it says what is wrong with it.
+        return False
+    return held.keys() == state.keys() and all(
+        held[name].dtype == value.dtype and torch.equal(held[name], value)
+        for name, value in state.items()
+    )
 
 
 def what_is_told(given: dict[str, Any]) -> dict[str, Any]:
@@ -115,14 +121,7 @@ def what_is_told(given: dict[str, Any]) -> dict[str, Any]:
         "public": None
         if given["public"] is None
         else read_public_folder(given["public"], form, given["classes"], "--public"),
-        "attacks": [
-            AttackSpec(
-                **({"path": name} if "." in name else {"name": name}),
-                restarts=given["restarts"],
-                **({"learned_prior": given["learned_prior"]} if name in LEARNING_ATTACKS else {}),
-            )
-            for name in given["attack"] or ATTACK_NAMES
-        ],
+        "attacks": attacks_of(given),
         "budget": Budget(evaluations=evaluations)
         if evaluations is not None
         else Budget(cpu_seconds=given["budget"]),

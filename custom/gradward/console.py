@@ -30,14 +30,18 @@ console = Console()
 
 def show_audit(result: AuditResult, folder: Path) -> None:
     """Print what an audit of one update found and where it is."""
-    if any(audit.real.status == "ok" for audit in result.attacks):
+    ran = any(audit.real.status == "ok" for audit in result.attacks)
+    if ran:
         console.print(audit_table(result))
     for line in how_to_read_audit(result):
         console.print(line, highlight=False, markup=False)
     console.print(f"Result      {folder / AUDIT_FILE}", highlight=False, soft_wrap=True)
-    console.print(
-        f"Pictures    {folder}/<attack> (they may show patients)", highlight=False, soft_wrap=True
-    )
+    if ran:
+        console.print(
+            f"Pictures    {folder}/<attack> (they may show patients)",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def show_summary(summary: AuditSummary, folder: Path) -> None:

@@ -40,6 +40,9 @@ def main() -> None:
         two_classes(load_split(spec, "training", site=site, **form)) for site in sites
     )
     public = load_public_set(spec, name=name, **form)
+    # First, so that files of an earlier run are found before they are overwritten.
+    for folder in ("truth", "public"):
+        Path(folder).mkdir()
     model = build_model("resnet18", in_channels=1, num_classes=2, image_size=[SIDE, SIDE], seed=0)
 
     def train(images: ImageSet, settings: TrainingSettings) -> None:
@@ -53,7 +56,6 @@ def main() -> None:
     torch.save(model.state_dict(), "u.pt")
     shown = torch.cat([public.part(part).images for part in ("control", "fit", "canary")])
     for folder, images in (("truth", victim.images), ("public", shown)):
-        Path(folder).mkdir()
         for number, image in enumerate(images):
             save_picture(Path(folder) / f"{number}.png", image)
     save_picture(Path("prior_mean.png"), public.prior_image)

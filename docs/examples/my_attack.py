@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from gradward.attacks import AttackRefused, Knowledge
+from gradward.attacks import Knowledge
 from gradward.attacks.budget import Allowance
 from gradward.attacks.case import AttackCase
 from gradward.attacks.objectives import RelativeDistance
@@ -41,15 +41,14 @@ class SquaresByAdam:
     def run(self, case: AttackCase, allowance: Allowance, generator: torch.Generator) -> Search:
         """Search until the allowance is spent; refuse what the attack cannot be mounted on."""
         case.limit(self.max_images, max_steps=8)
-        if case.labels is None:
-            raise AttackRefused("the labels are not known")
         client = ClientSimulator(case.observation, case.settings)
+        labels = case.known_labels()
         distance = RelativeDistance(list(case.observation.parameter_update.values()))
         images = case.copies_of_prior(self.prior_noise, generator).requires_grad_()
         adam, search = torch.optim.Adam([images], self.lr), Search(allowance)
         with suppress(BudgetSpent):
             while True:
-                update = client.run(images, case.labels, case.batches)
+                update = client.run(images, labels, case.batches)
                 loss = distance(update.parameter_updates)
                 (images.grad,) = torch.autograd.grad(loss, images)
                 search.record(loss.detach(), images)

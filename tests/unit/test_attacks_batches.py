@@ -65,7 +65,7 @@ def test_the_true_order_gives_the_update_and_a_repeated_one_does_not(
 ) -> None:
     def distance(batches: list[list[int]]) -> float:
         case = AttackCase(observation, SETTINGS, public_mean(), 4, batches, LABELS)
-        return float(MatchingLoss(case, LABELS, BARE).cosine(IMAGES))
+        return float(MatchingLoss(case, BARE).cosine(IMAGES))
 
     assert distance(given_batches(ORDER, 4, 4, 2)) <= 1e-6
     assert distance([[0, 1], [2, 3]] * 2) > 1e-2
@@ -98,7 +98,7 @@ def test_the_control_trains_in_the_given_order() -> None:
         copy.deepcopy(ORDER),
         LABELS,
     )
-    assert float(MatchingLoss(case, LABELS, BARE).cosine(IMAGES)) <= 1e-6
+    assert float(MatchingLoss(case, BARE).cosine(IMAGES)) <= 1e-6
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,11 +26,19 @@ from gradward.attacks.budget import Allowance, Meter
 from gradward.attacks.control import withhold_alike
 from gradward.attacks.portfolio import AttackResult
 from gradward.attacks.search import BudgetSpent, Search
-from gradward.metrics.similarity import ssim
+from gradward.metrics.similarity import psnr, ssim
 from gradward.models import build_model
 from gradward.training import TrainingSettings, state_copy
 
-from .attack_fixtures import observe, patches, public_mean, recovered, small_net, train
+from .attack_fixtures import (
+    SmallNet,
+    observe,
+    patches,
+    public_mean,
+    recovered,
+    small_net,
+    train,
+)
 
 ONE = TrainingSettings(batch_size=1, lr=0.02)
 TRUTH = patches()[200:201]
@@ -79,6 +88,25 @@ def test_matching_recovers_the_picture_and_the_control_does_not(
     assert bool((real.images == real.images.clamp(0, 1)).all())
     assert recovered(real.images[0], TRUTH[0], public_mean()) > 0.8
     assert recovered(wrong.images[0], TRUTH[0], public_mean()) < 0.05
+
+
+def test_a_fresh_lenet_gives_its_picture_away_from_noise() -> None:
+    """One of one channel, within 500 evaluations, as docs/attacks.md has it of chest X-rays."""
+    settings = TrainingSettings(batch_size=1, lr=0.1)
+    truth = TRUTH.mean(dim=1, keepdim=True)
+    model = build_model("lenet", in_channels=1, num_classes=10, image_size=[32, 32], seed=0)
+    (result,) = run_portfolio(
+        observe(model, truth, LABEL, settings)[0],
+        prior=torch.zeros(1, 32, 32),
+        n_images=1,
+        settings=settings,
+        attacks=[AttackSpec("matching", start="random")],
+        budget=Budget(500),
+        seed=0,
+    )
+    assert result.images is not None and result.evaluations <= 500
+    assert result.knowledge["prior"] == "lacked"
+    assert float(psnr(result.images, truth)) >= 45
 
 
 def test_features_alone_beat_the_prior(one: Observation, control: Observation) -> None:
@@ -247,6 +275,54 @@ def test_layers_that_cannot_be_attacked_are_refused_by_name() -> None:
     spectral = attack(observe(model, TRUTH, LABEL, ONE)[0], "matching")["matching"]
     assert spectral.status == "skipped"
     assert "'body.0.parametrizations.weight.0' (_SpectralNorm)" in spectral.reason
+
+
+class CountingNet(SmallNet):
+    """It counts its calls while it trains, in a buffer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, values: Tensor) -> Tensor:
+        if self.training:
+            self.calls = self.calls + 1
+        return super().forward(values)
+
+
+def test_a_buffer_of_the_network_itself_is_refused_as_such() -> None:
+    result = attack(observe(CountingNet(), TRUTH, LABEL, ONE)[0], "matching")["matching"]
+    assert result.reason.startswith("the network itself (CountingNet) changes its buffer 'calls'")
+
+
+def test_why_labels_lack_is_told_where_they_are_needed_alone() -> None:
+    """Of a network without a linear layer several images' labels cannot be inferred."""
+    torch.manual_seed(0)
+    settings = TrainingSettings(batch_size=2, lr=0.02)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    two, given = (
+        observe(model, patches()[200:202], torch.tensor([0, 1]), settings)[0],
+        {
+            "settings": settings,
+            "n_images": 2,
+        },
+    )
+    refused = attack(two, "analytic", "features", "maps", "matching", **given)
+    assert refused["matching"].reason == (
+        "the labels are not known (the model has no linear layer at its end); labels given to the "
+        "attacker would do"
+    )
+    assert refused["analytic"].reason == "the model has no linear layer"
+    # Labels would not help it.
+    assert refused["features"].reason == "the model has no linear layer at its end"
+    assert refused["maps"].reason == "2 images are more than the limit of 1"
+    labelled = attack(two, "matching", labels=torch.tensor([0, 1]), **given)["matching"]
+    assert labelled.status == "ok", labelled.reason
+
+    adam = attack(two, "matching", n_images=2, settings=replace(settings, optimizer="adam"))
+    assert adam["matching"].reason == "only sgd can be simulated, the client uses adam"
 
 
 def test_given_labels_are_used_and_declared(one: Observation) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from gradward.attacks import AttackSpec, Budget
+from gradward.attacks import AttackResult, AttackSpec, Budget, Observation
 from gradward.attacks.beside_control import run_beside_control
 from gradward.audit import AuditError, AuditResult, audit_update
 from gradward.data.images import unlabelled
 from gradward.metrics import ssim
+from gradward.state_files import UpdateIs
 from gradward.training import State, TrainingSettings
 
 from .attack_fixtures import patches, public_mean, train
@@ -150,6 +151,42 @@ def test_settings_that_contradict_the_update_are_told(states: tuple[State, State
     settings = TrainingSettings(batch_size=1, lr=0.02, epochs=3)
     (note,) = audit(states, settings=settings, n_images=1).facts.notes
     assert "counts 1 local steps, the settings make 3" in note
+
+
+def test_another_number_of_true_images_is_told(states: tuple[State, State]) -> None:
+    result = audit(states, truth=torch.cat([OTHER, TRUTH]))
+    (note,) = result.facts.notes
+    assert note.startswith("2 true images were given and 1 rebuilt: of the true images only those")
+    found = result.attacks[0].real
+    assert found.scores is not None and found.scores.n_images == 1
+    # What it says: of all true images the most alike one is what the reconstruction is held to.
+    assert found.recovered == audit(states, truth=TRUTH).attacks[0].real.recovered
+    assert audit(states, truth=TRUTH).facts.notes == ()
+
+
+@pytest.mark.parametrize("form", ["state", "difference"])
+def test_the_control_is_rounded_as_the_update_is(
+    states: tuple[State, State], form: UpdateIs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attacked: list[Observation] = []
+
+    def spy(observation: Observation, **_: Any) -> list[AttackResult]:
+        attacked.append(observation)
+        return []
+
+    monkeypatch.setattr("gradward.attacks.beside_control.run_portfolio", spy)
+    before, after = states
+    sent = after if form == "state" else {name: after[name] - before[name] for name in before}
+    halved = {k: v.half() if v.is_floating_point() else v for k, v in sent.items()}
+    result = audit((before, halved), update_is=form)
+    assert "difference in float16" in result.facts.notes[0] or form == "state"
+    assert "The control was rounded alike" in result.facts.notes[0]
+    assert len(attacked) == 2
+    for observation in attacked:
+        for name, change in observation.parameter_update.items():
+            whole = change + before[name] if form == "state" else change
+            torch.testing.assert_close(whole, whole.half().float(), rtol=1e-6, atol=1e-7)
+    assert audit((before, sent), update_is=form).facts.notes == ()
 
 
 def test_several_images_are_matched(tmp_path: Path) -> None:

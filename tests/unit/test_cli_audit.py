@@ -107,6 +107,29 @@ def test_a_refusal_is_one_sentence(desk: Path) -> None:
     assert "look at the pictures beside those of the control" in result.stdout.replace("\n", " ")
 
 
+def test_nothing_is_told_of_attacks_where_none_ran(desk: Path) -> None:
+    result = call({"attack": "analytic"})
+    assert result.exit_code == 0, result.output
+    assert "No attack applied" in result.stdout
+    assert "Pictures" not in result.stdout
+    assert json.loads(Path("out/audit.json").read_text())["facts"]["notes"] == []
+
+
+def test_each_attack_takes_its_own_options(desk: Path) -> None:
+    own = {"matching": {"start": "random", "tv_weight": 0.2}, "features": {"restarts": 2}}
+    result = call(
+        {"attack": ["features", "matching"], "attack-options": json.dumps(own), "restarts": 3},
+        "--json",
+    )
+    assert result.exit_code == 0, result.output
+    content = json.loads(result.stdout)
+    features, matching = (item["real"] for item in content["attacks"])
+    assert (features["knowledge"]["prior"], len(features["restarts"])) == ("lacked", 2)
+    assert (matching["knowledge"]["prior"], len(matching["restarts"])) == ("lacked", 3)
+    # Whoever reads it later can repeat it.
+    assert content["facts"]["attack_options"] == {"matching": own["matching"]}
+
+
 def test_the_clients_loss_can_be_named(desk: Path) -> None:
     result = call({"loss": "bce", "attack": "matching"})
     assert result.exit_code == 0, result.output
@@ -134,13 +157,22 @@ def test_a_network_of_ones_own(desk: Path) -> None:
         ({"labels": "2"}, "label 2 is no class of this network"),
         ({"labels": "cat"}, "'cat' must be class indices"),
         ({"lr": 0}, "lr must be finite and above 0"),
-        ({"budget": -1, "evaluations": None}, "cpu_seconds must be positive"),
-        ({"evaluations": 0}, "evaluations must be positive"),
+        ({"budget": 0, "evaluations": None}, "'--budget': 0.0 is not in the range x>0"),
+        ({"evaluations": 0}, "'--evaluations': 0 is not in the range x>=1"),
+        ({"labels": "0,1", "images": 1}, "labels must be one for each image, 1 in all, got 2"),
+        ({"truth": "public", "images": 1}, "1 as it was said, got 6; leave out the others"),
         ({"prior": "bad/john-doe.png"}, "the picture that --prior names cannot be read"),
         ({"truth": "bad"}, "file 1 of 1 of --truth, in the order of their names, cannot be read"),
         ({"public": "nowhere"}, "the folder of --public does not exist"),
         ({"device": "abacus"}, "there is no device 'abacus' here"),
         ({"out": "public"}, "public holds something else than an audit"),
+        ({"out": "broken.pt/out"}, "broken.pt/out cannot be written: Not a directory; name"),
+        ({"attack-options": "{matching}"}, "'{matching}' is not JSON"),
+        ({"attack-options": '{"features": 1}'}, "must give 'features' its options by their names"),
+        ({"attack-options": '{"features": {"name": "x"}}'}, "must give 'features' its options"),
+        ({"attack-options": '{"matchin": {}}'}, "'matchin', which does not run; the attacks that"),
+        ({"attack-options": '{"features": {"tv": 1}}'}, "has no options ['tv']; known are"),
+        ({"attack-options": '{"features": {"start": "x"}}'}, "must be 'prior' or 'random'"),
     ],
 )
 def test_mistakes_are_named_without_a_traceback(
@@ -152,6 +184,7 @@ def test_mistakes_are_named_without_a_traceback(
     assert result.exception is None or isinstance(result.exception, SystemExit)
     assert "-doe" not in result.output
     assert not (desk / "out").exists()
+    assert "(control)" not in result.output, "no attack was spent on it"
 
 
 def test_public_images_in_folders_of_their_class(desk: Path) -> None:

@@ -146,6 +146,16 @@ def test_ctrl_c_keeps_what_is_finished_and_leaves_nothing_running(desk: Path) ->
     assert again.exit_code == 1 and "out is not empty" in again.output
 
 
+def test_a_copy_of_the_global_state_is_no_update(desk: Path) -> None:
+    save_state(Path("round", "copy.npz"), read_state("round/global.pt"))
+    result = call()
+    assert result.exit_code == 0, result.output
+    assert "round/copy.npz holds the global state and is left out" in result.stderr
+    assert "global.pt" not in result.stderr, "named as the global state, it is no surprise"
+    summary = json.loads(Path("out", "summary.json").read_text())
+    assert [item["update"] for item in summary["updates"]] == list(NAMES)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -159,6 +169,7 @@ def test_ctrl_c_keeps_what_is_finished_and_leaves_nothing_running(desk: Path) ->
         ({"update": "round/site-1.npz", "workers": 2}, "one update is attacked by one process"),
         ({"global": "nowhere.pt"}, "nowhere.pt: there is no such file"),
         ({"out": "public"}, "public is not empty; the results of several updates need"),
+        ({"out": "wardnet.py/out"}, "wardnet.py/out cannot be written: Not a directory; name"),
     ],
 )
 def test_mistakes_are_named_before_anything_runs(

@@ -44,6 +44,15 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_files_of_an_earlier_run_are_not_overwritten(desk: Path) -> None:
+    import make_update
+
+    Path("g.pt").write_text("of an earlier run")
+    with pytest.raises(FileExistsError):
+        make_update.main()
+    assert Path("g.pt").read_text() == "of an earlier run"
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/audit.md"])
 def test_an_update_is_audited(desk: Path, page: str) -> None:
     """As it stands there, with one attack and one evaluation in place of two minutes."""

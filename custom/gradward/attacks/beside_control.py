@@ -13,6 +13,7 @@ from gradward.attacks.control import control_update, withhold_alike
 from gradward.attacks.label_rehearsal import RehearsalBook
 from gradward.attacks.observation import Observation
 from gradward.attacks.portfolio import AttackResult, Progress, run_portfolio
+from gradward.attacks.precision import Precision
 from gradward.attacks.spec import AttackSpec
 from gradward.data.images import ImageSet
 from gradward.training import TrainingSettings
@@ -22,6 +23,7 @@ def run_beside_control(
     observation: Observation,
     update: Mapping[str, Any],
     *,
+    precision: Precision | None = None,
     control_images: Tensor,
     control_labels: Tensor,
     prior: Tensor,
@@ -42,6 +44,8 @@ def run_beside_control(
     Args:
         observation: of ``update``.
         update: after - before, by name; the control withholds what it withholds.
+        precision: in which it came, for the control comes in the same; None reads it from
+            ``update``.
         control_images: ``(N, C, H, W)`` in [0, 1], public.
         control_labels: ``(N,)`` int64.
         prior, n_images, settings, attacks, budget, seed, device, labels, batches, public: of both
@@ -66,7 +70,9 @@ def run_beside_control(
         wrong = control_update(
             own, own.state_dict(), control_images, control_labels, settings, n_images, seed, batches
         )
-        of_control = Observation.from_update(own, own.state_dict(), withhold_alike(wrong, update))
+        came_in = Precision.of(update, of_state=False) if precision is None else precision
+        alike = came_in.round(withhold_alike(wrong, update), own.state_dict())
+        of_control = Observation.from_update(own, own.state_dict(), alike)
 
     def tell_of_control(attack: str, share: float) -> None:
         if progress is not None:

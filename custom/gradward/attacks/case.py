@@ -38,6 +38,7 @@ class AttackCase:
         n_images: how many images to reconstruct.
         batches: for each local step, the indices of the images in it, given or assumed.
         labels: ``(n_images,)`` int64, or None where they could not be had.
+        no_labels_because: why they could not.
         restart: how often the attack was run before; a first run of one image has no chance in it.
         public: ``(N, C, H, W)`` in [0, 1], other images to learn from, or None where the attacker
             has none.
@@ -53,6 +54,7 @@ class AttackCase:
     restart: int = 0
     public: Tensor | None = None
     batches_given: bool = False
+    no_labels_because: str = ""
 
     @property
     def images_per_pass(self) -> int:
@@ -65,6 +67,19 @@ class AttackCase:
         if self.batches_given:
             return "given"
         return "inferred" if len({tuple(batch) for batch in self.batches}) == 1 else "lacked"
+
+    def known_labels(self) -> Tensor:
+        """Return the labels.
+
+        Raises:
+            AttackRefused: there are none; with the reason and the remedy.
+        """
+        if self.labels is None:
+            why = f" ({self.no_labels_because})" if self.no_labels_because else ""
+            raise AttackRefused(
+                f"the labels are not known{why}; labels given to the attacker would do"
+            )
+        return self.labels
 
     def double(self) -> AttackCase:
         """Return the case in double precision."""

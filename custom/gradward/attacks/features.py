@@ -17,7 +17,6 @@ from gradward.attacks.frozen_client import FrozenClient, Pass
 from gradward.attacks.head import head_change, single_image_features
 from gradward.attacks.knowledge import Knowledge, Source
 from gradward.attacks.objectives import RelativeDistance
-from gradward.attacks.observation import AttackRefused
 from gradward.attacks.search import Search
 from gradward.attacks.search_space import search_space
 from gradward.attacks.simulation import CallsDistance
@@ -120,11 +119,10 @@ class HeadLoss:
         if case.n_images == 1:
             name, features = single_image_features(observation, settings)
             self._target = [features]
-        elif case.labels is None:
-            raise AttackRefused("the labels are not known")
         else:
-            self._labels = case.labels
+            # Before the labels, which help nothing where this layer tells nothing.
             name, self._target = head_change(observation, settings)
+            self._labels = case.known_labels()
         self._pixels = case.n_images * case.prior.numel()
         self._options, self._steps = options, len(case.batches)
         self._client = FrozenClient(observation, settings, case.batches, name)

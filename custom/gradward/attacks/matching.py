@@ -107,15 +107,12 @@ class MatchingOptions:
             FloatingPointError: the loss is not finite at the start.
         """
         case.limit(self.max_images, self.max_steps)
-        if case.labels is None:
-            raise AttackRefused("the labels are not known")
         _refuse_single_derivatives(case)
-        labels = case.labels
         start = case.starting_images(self.start, self.prior_noise, generator)
         if self.distance == "relative" or (self.distance == "auto" and is_smooth(case)):
-            exact = MatchingLoss(case.double(), labels, self)
+            exact = MatchingLoss(case.double(), self)
             return descend_lbfgs(exact.relative, start.double(), allowance)
-        loss = MatchingLoss(case, labels, self)
+        loss = MatchingLoss(case, self)
         polishing = self._polishing(case)
         first = allowance.until(1 - self.polish) if polishing else allowance
         search = descend_signed_adam(loss.cosine, start, self.lr, first)
@@ -146,17 +143,17 @@ class MatchingLoss:
     """Distances of candidate images' simulated update from the observed one.
 
     Args:
-        case: what was observed.
-        labels: ``(n_images,)`` int64.
+        case: what was observed, with labels.
         options: whose weights are used.
 
     Raises:
-        AttackRefused: the client cannot be simulated.
+        AttackRefused: the client cannot be simulated, or no labels.
     """
 
-    def __init__(self, case: AttackCase, labels: Tensor, options: MatchingOptions):
+    def __init__(self, case: AttackCase, options: MatchingOptions):
+        # Before the labels, which help nothing where there is no simulation.
         self._simulator = ClientSimulator(case.observation, case.settings)
-        self._labels = labels
+        self._labels = case.known_labels()
         self._batches = case.batches
         self._options = options
         target = list(case.observation.parameter_update.values())

@@ -173,26 +173,26 @@ def run_portfolio(
         public=None if public is None else public.images.to(start),
         batches_given=batches is not None,
     )
-    refusal, inferred = "", None
+    inferred = None
     if labels is None and any(_needs_labels(spec, case) for spec in attacks):
         try:
             book = RehearsalBook(seed) if rehearsals is None else rehearsals
             inferred = infer_labels(there, settings, n_images, order, start[None], public, book)
             case = replace(case, labels=inferred.values.to(device))
         except Exception as error:
-            refusal = _reason(error)
+            # Half of what a reason may be, so that there is room for what an attack says of it.
+            case = replace(case, no_labels_because=str(error)[: REASON_LENGTH // 2])
     by_public_images = inferred is not None and inferred.by_public_images
-    known = _Labelling(labels is not None, by_public_images, refusal)
+    known = _Labelling(labels is not None, by_public_images)
     return [_run(spec, case, budget, seed, known, progress) for spec in attacks]
 
 
 @dataclass(frozen=True)
 class _Labelling:
-    """Where a case's labels come from, or why it has none."""
+    """Where a case's labels come from."""
 
     given: bool
     by_public_images: bool
-    refusal: str
 
 
 def _run(
@@ -218,9 +218,7 @@ def _run(
                 raise FloatingPointError("the attack found no finite loss")
             restarts.append(Restart(search.loss, search.images.clamp(0, 1).float().cpu()))
     except AttackRefused as error:
-        # Why there are no labels says more than that there are none.
-        reason = _reason(error) + (f" ({labelling.refusal})" if labelling.refusal else "")
-        return AttackResult(spec.name, "skipped", reason)
+        return AttackResult(spec.name, "skipped", _reason(error))
     except Exception as error:
         reason = f"{type(error).__name__}: {_reason(error)}"
         return AttackResult(spec.name, "failed", reason, seconds=time.monotonic() - started)

@@ -64,9 +64,9 @@ class ClientSimulator:
         if isinstance(source, Observation) and source.moved_buffers:
             layer, _, buffer = source.moved_buffers[0].rpartition(".")
             kind = type(source.model.get_submodule(layer)).__name__
+            what = f"layer {layer!r} ({kind})" if layer else f"the network itself ({kind})"
             raise AttackRefused(
-                f"layer {layer!r} ({kind}) changes its buffer {buffer!r} while it trains, which "
-                "cannot be simulated"
+                f"{what} changes its buffer {buffer!r} while it trains, which cannot be simulated"
             )
         model = source.model if isinstance(source, Observation) else source
         if isinstance(source, Observation):

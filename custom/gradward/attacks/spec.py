@@ -59,6 +59,9 @@ class AttackSpec:
         restarts: how often it starts, each with an equal share of its budget; the lowest loss wins.
         options: fields of the family's options.
 
+    Attributes:
+        changed: the options that are not as by default.
+
     Raises:
         ValueError, TypeError: an unknown name or option, or a bad value.
     """
@@ -88,6 +91,10 @@ class AttackSpec:
         self.name = str(name)
         self.restarts = restarts
         self.attack: Attack = family(**options)
+        known = dataclasses.fields(family)
+        self.changed = {
+            f.name: options[f.name] for f in known if options.get(f.name, f.default) != f.default
+        }
 
     def takes(self, n_images: int, steps: int) -> bool:
         """Whether an update is within the attack's limits; one without takes any."""

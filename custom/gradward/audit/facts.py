@@ -56,6 +56,7 @@ class AuditFacts:
         seed: of attacks and control.
         device: where the attacks ran.
         notes: what a reader must know besides.
+        attack_options: for each attack the options that are not as by default, where there are any.
         ssim: implementation and data range.
         versions: of the software.
     """
@@ -76,6 +77,7 @@ class AuditFacts:
     seed: int
     device: str
     notes: tuple[str, ...]
+    attack_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     ssim: str = SSIM_MEASURE
     versions: dict[str, str] = field(default_factory=versions)
 

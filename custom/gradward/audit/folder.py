@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 
 from torch import Tensor
@@ -17,27 +18,40 @@ SIDE_BY_SIDE = "side-by-side.png"
 
 
 def check_folder(folder: Path) -> None:
-    """Make sure that ``folder`` may be written: it is new, empty, or of an earlier audit.
+    """Make sure that ``folder`` can be written: it is new, empty, or of an earlier audit.
 
     Raises:
-        AuditError: it holds something else.
+        AuditError: it holds something else, or cannot be written.
     """
     if folder.exists() and not folder.is_dir():
         raise AuditError(f"{folder} is a file; name a folder for the result")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / FILE_NAME).is_file():
         raise AuditError(f"{folder} holds something else than an audit; name another folder")
+    _check_writable(folder)
 
 
 def check_batch_folder(folder: Path) -> None:
     """Make sure that ``folder`` is new or empty: an earlier batch may have taken hours.
 
     Raises:
-        AuditError: it is not.
+        AuditError: it is not, or cannot be written.
     """
     if folder.exists() and not folder.is_dir():
         raise AuditError(f"{folder} is a file; name a folder for the results")
     if folder.is_dir() and any(folder.iterdir()):
         raise AuditError(f"{folder} is not empty; the results of several updates need a new folder")
+    _check_writable(folder)
+
+
+def _check_writable(folder: Path) -> None:
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        # Only trying tells: special folders and mounted ones do not keep to their rights.
+        tempfile.TemporaryDirectory(dir=there).cleanup()
+    except OSError as error:
+        raise AuditError(
+            f"{folder} cannot be written: {error.strerror}; name another folder for the result"
+        ) from None
 
 
 def save_audit(result: AuditResult, folder: Path) -> None:

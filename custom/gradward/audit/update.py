@@ -23,7 +23,9 @@ from gradward.attacks.batches import given_batches, images_in_batches
 from gradward.attacks.beside_control import run_beside_control
 from gradward.attacks.image_prior import learns
 from gradward.attacks.portfolio import Progress
+from gradward.attacks.precision import Precision
 from gradward.attacks.spec import check_distinct
+from gradward.audit import notes
 from gradward.audit.facts import AuditError, AuditFacts, facts_of_update
 from gradward.audit.references import References, check_form
 from gradward.audit.result import AuditResult
@@ -74,7 +76,8 @@ def audit_update(
             order, or with ``batches`` in that of their indices.
         batches: for each local step, in order, the indices of its images, counted from 0, if the
             attacker is told; None assumes that every epoch repeats the first one's batches.
-        truth: ``(m, C, H, W)`` in [0, 1], the images behind the update; None measures nothing.
+        truth: ``(m, C, H, W)`` in [0, 1], the images behind the update, as many as the attacker is
+            told; if he infers another number, the most alike are compared. None measures nothing.
         public: images like the client's and not of it, for control and public mean. None takes
             histology patches as a stand-in, brought to ``image_shape``. Where they are labelled
             (a label below 0 is unknown), or an attack learns a prior, the attacks get three
@@ -94,6 +97,7 @@ def audit_update(
         ModelError: the network cannot train on images of this shape.
     """
     changed, taken_as = as_difference(global_state, update, update_is)
+    precision = Precision.of(update, of_state=taken_as == "state")
     try:
         observation = Observation.from_update(model, global_state, changed)
     except ObservationError as error:
@@ -115,6 +119,11 @@ def audit_update(
         _check_batches(batches, observation, settings, number)
     if truth is not None:
         check_form("the truth", truth, image_shape)
+        if told is not None and len(truth) != number:
+            raise AuditError(
+                f"the truth must be the images behind the update, {number} as it was said, got "
+                f"{len(truth)}; leave out the others, or leave their number out if it is not known"
+            )
     specs = chosen_attacks(attacks)
     learning = any(learns(spec.attack) for spec in specs)
     references = References.choose(prior, public, image_shape, learning)
@@ -124,6 +133,7 @@ def audit_update(
         real, control = run_beside_control(
             observation,
             changed,
+            precision=precision,
             control_images=control_images,
             control_labels=control_labels,
             prior=references.prior,
@@ -154,7 +164,11 @@ def audit_update(
         budget={name: value for name, value in asdict(bound).items() if value is not None},
         seed=seed,
         device=str(device),
-        notes=_notes(observation, settings, number, references, batches is not None),
+        attack_options={spec.name: spec.changed for spec in specs if spec.changed},
+        notes=(
+            *notes.of_update(observation, settings, number, precision),
+            *notes.of_attacks(real, number, references, batches is not None, truth),
+        ),
     )
     return Scorer(truth, references).result(facts, real, control)
 
@@ -208,38 +222,16 @@ def _number_of_classes(model: nn.Module, image_shape: tuple[int, int, int]) -> i
 
 
 def _check_labels(labels: Tensor, n_images: int, n_classes: int) -> None:
-    if labels.ndim != 1 or labels.dtype != torch.int64 or len(labels) != n_images:
+    if labels.ndim != 1 or labels.dtype != torch.int64:
         raise AuditError(
-            f"labels must be {n_images} integers, one an image, got {labels.dtype} "
-            f"{tuple(labels.shape)}"
+            "labels must be whole numbers (int64) in one row, got "
+            f"{str(labels.dtype).removeprefix('torch.')} {tuple(labels.shape)}"
         )
+    if len(labels) != n_images:
+        raise AuditError(f"labels must be one for each image, {n_images} in all, got {len(labels)}")
     outside = labels[(labels < 0) | (labels >= n_classes)].tolist()
     if outside:
         raise AuditError(
             f"label {outside[0]} is no class of this network, which has classes 0 to "
             f"{n_classes - 1}"
         )
-
-
-def _notes(
-    observation: Observation,
-    settings: TrainingSettings,
-    n_images: int,
-    references: References,
-    order_given: bool,
-) -> tuple[str, ...]:
-    notes = []
-    expected = settings.number_of_steps(n_images)
-    if observation.steps not in (None, expected):
-        notes.append(
-            f"The update counts {observation.steps} local steps, the settings make {expected} of "
-            f"{n_images} images; the attacks went by the update."
-        )
-    if order_given:
-        notes.append("The attacks were told which images each local step took.")
-    if references.prior_is_stand_in:
-        notes.append(
-            "The attacks started from histology patches, for want of images like the client's; an "
-            "attacker who has such images does better."
-        )
-    return tuple(notes)

@@ -11,6 +11,7 @@ from torch import nn
 
 from gradward import cli_audit
 from gradward.attacks import Observation, images_in_update
+from gradward.attacks.case import AttackCase
 from gradward.attacks.head import last_linear
 from gradward.attacks.image_prior import ImagePrior
 from gradward.attacks.spool import save_state
@@ -23,7 +24,7 @@ from gradward.state_files import read_state
 from gradward.training import TrainingSettings
 
 from ..attack_fixtures import patches
-from ..audit_desk import command_line, network, trained_states
+from ..audit_desk import audit, command_line, network, trained_states
 from . import gradward, mistake
 
 
@@ -185,7 +186,43 @@ def other_class(folder: Path) -> None:
     audit_of(labels="7", images=1)
 
 
-@mistake("labels must be … integers, one an image")
+@mistake("labels must be whole numbers")
+def real_labels(folder: Path) -> None:
+    audit(trained_states(), labels=torch.tensor([1.0]))
+
+
+@mistake("the truth must be the images behind the update")
+def other_truth(folder: Path) -> None:
+    Path("truth").mkdir()
+    for number in range(2):
+        save_picture(Path("truth", f"{number}.png"), patches()[number])
+    audit_of(truth="truth", images=1)
+
+
+@mistake("… cannot be written")
+def out_below_a_file(folder: Path) -> None:
+    audit_of(out="update.npz/out")
+
+
+@mistake("--attack-options names")
+def options_of_no_attack(folder: Path) -> None:
+    audit_of(**{"attack-options": '{"matching": {}}'})
+
+
+@mistake("--attack-options must give")
+def options_without_names(folder: Path) -> None:
+    audit_of(**{"attack-options": '{"features": "random"}'})
+
+
+@mistake("the labels are not known")
+def labels_lack(folder: Path) -> None:
+    case = AttackCase(
+        uncounted(), TrainingSettings(), patches()[0], 2, [[0, 1]], None, no_labels_because="…"
+    )
+    case.known_labels()
+
+
+@mistake("labels must be one for each image")
 def few_labels(folder: Path) -> None:
     audit_of(labels="0,1", images=1)
 
