@@ -118,13 +118,13 @@ class HeadLoss:
         observation, settings = case.observation, case.settings
         self._labels = None
         if case.n_images == 1:
-            name, features = single_image_features(observation, settings)
+            name, features = single_image_features(observation, settings, case.prior)
             self._target = [features]
         elif case.labels is None:
             raise AttackRefused("the labels are not known")
         else:
             self._labels = case.labels
-            name, self._target = head_change(observation, settings)
+            name, self._target = head_change(observation, settings, case.prior)
         self._pixels = case.n_images * case.prior.numel()
         self._options, self._steps = options, len(case.batches)
         self._client = FrozenClient(observation, settings, case.batches, name)

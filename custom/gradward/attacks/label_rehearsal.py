@@ -110,7 +110,7 @@ class LabelRehearsal:
         batches: list[list[int]],
         public: ImageSet,
     ):
-        name, change = head_change(observation, settings)
+        name, change = head_change(observation, settings, public.images[0])
         weight = observation.model.get_submodule(name).get_parameter("weight")
         self._weight = weight.detach()
         classes = len(self._weight)
