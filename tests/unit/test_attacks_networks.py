@@ -11,7 +11,9 @@ from torch.nn import functional as F
 
 from gradward.attacks import AttackRefused, AttackSpec, Budget, run_portfolio
 from gradward.attacks.head import last_linear
+from gradward.attacks.objectives import CosineDistance
 from gradward.attacks.portfolio import AttackResult
+from gradward.attacks.simulation import ClientSimulator
 from gradward.metrics.similarity import psnr
 from gradward.models import build_model
 from gradward.training import TrainingSettings
@@ -133,6 +135,60 @@ def test_the_first_layer_is_the_one_that_is_called_first() -> None:
     result = attack(Backwards(), "analytic")["analytic"]
     assert result.images is not None, result.reason
     assert float(psnr(result.images, TRUTH[:1])) > 60
+
+
+class Attention(nn.Module):
+    """Patches of the picture that look at each other, by torch's function or by its layer."""
+
+    def __init__(self, layer: bool, dropout: float = 0.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.head, self.embed = nn.Linear(16, 4), nn.Conv2d(3, 16, 8, 8)
+        self.ask, self.look = nn.Linear(16, 16), None
+        if layer:
+            self.look = nn.TransformerEncoderLayer(16, 2, 32, dropout, batch_first=True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.embed(images).flatten(2).transpose(1, 2)
+        if self.look is None:
+            heads = self.ask(tokens).unflatten(2, (2, 8)).transpose(1, 2)
+            looked = F.scaled_dot_product_attention(heads, heads, heads)
+            tokens = looked.transpose(1, 2).flatten(2)
+        else:
+            tokens = self.look(tokens)
+        return self.head(tokens.mean(1))
+
+
+@pytest.mark.parametrize("n_images", [1, 4])
+@pytest.mark.parametrize("layer", [False, True], ids=["function", "layer"])
+def test_attention_is_attacked(layer: bool, n_images: int) -> None:
+    results = attack(Attention(layer), "features", "matching", n_images=n_images, evaluations=30)
+    for name, result in results.items():
+        assert result.status == "ok", (name, result.reason)
+        assert result.labels is None or result.labels.tolist() == sorted(LABELS[:n_images].tolist())
+    observation, batches = observe(Attention(layer).double(), TRUTH.double(), LABELS, FOUR)
+    simulated = ClientSimulator(observation, FOUR).run(TRUTH.double(), LABELS, batches)
+    real = list(observation.parameter_update.values())
+    assert float(CosineDistance(real)(simulated.parameter_updates)) < 1e-9
+
+
+class Distances(nn.Module):
+    """A network that looks at how far its patches are from each other, outside of any layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Conv2d(3, 16, 8, 8), nn.Linear(256, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.embed(images).flatten(2).transpose(1, 2)
+        return self.head(torch.cdist(tokens, tokens.roll(1, 1)).flatten(1))
+
+
+def test_an_operator_without_a_second_derivative_is_named() -> None:
+    results = attack(Distances(), "matching", "features")
+    assert results["matching"].status == "skipped"
+    assert "no derivative of _cdist_backward" in results["matching"].reason
+    assert results["features"].status == "ok", "one derivative is enough for it"
 
 
 class EachPosition(nn.Module):

@@ -15,6 +15,7 @@ from torch import Tensor
 from gradward.attacks.batches import assumed_batches, given_batches
 from gradward.attacks.budget import Allowance, Budget, Meter
 from gradward.attacks.case import AttackCase
+from gradward.attacks.derivatives import second_derivatives
 from gradward.attacks.label_rehearsal import RehearsalBook
 from gradward.attacks.labels import infer_labels
 from gradward.attacks.observation import AttackRefused, Observation
@@ -209,11 +210,12 @@ def _run(
     restarts: list[Restart] = []
     try:
         for number in range(spec.restarts):
-            search = spec.attack.run(
-                replace(case, restart=number),
-                Allowance(meter, (number + 1) / spec.restarts),
-                torch.Generator().manual_seed(seed + number),
-            )
+            with second_derivatives():
+                search = spec.attack.run(
+                    replace(case, restart=number),
+                    Allowance(meter, (number + 1) / spec.restarts),
+                    torch.Generator().manual_seed(seed + number),
+                )
             if search.images is None:
                 raise FloatingPointError("the attack found no finite loss")
             restarts.append(Restart(search.loss, search.images.clamp(0, 1).float().cpu()))
