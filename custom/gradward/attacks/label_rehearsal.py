@@ -22,6 +22,7 @@ from gradward.attacks.head import head_change
 from gradward.attacks.observation import AttackRefused, Observation
 from gradward.attacks.simulation import combine_calls
 from gradward.data.images import ImageSet
+from gradward.randomness import own_randomness
 from gradward.training import TrainingSettings
 
 REHEARSALS = 200
@@ -79,7 +80,8 @@ class RehearsalBook:
             make: rehearses with a generator of the CPU, always in the same state.
         """
         if key not in self._made:
-            self._made[key] = make(torch.Generator().manual_seed(self._seed))
+            with own_randomness(self._seed, "cpu"):
+                self._made[key] = make(torch.Generator().manual_seed(self._seed))
         self._made.move_to_end(key)
         while len(self._made) > self._KEPT:
             self._made.popitem(last=False)

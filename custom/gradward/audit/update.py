@@ -21,6 +21,7 @@ from gradward.attacks import (
 )
 from gradward.attacks.batches import given_batches, images_in_batches
 from gradward.attacks.beside_control import run_beside_control
+from gradward.attacks.dropout import draws
 from gradward.attacks.image_prior import learns
 from gradward.attacks.portfolio import Progress
 from gradward.attacks.spec import check_distinct
@@ -234,6 +235,11 @@ def _notes(
         notes.append(
             f"The update counts {observation.steps} local steps, the settings make {expected} of "
             f"{n_images} images; the attacks went by the update."
+        )
+    if draws(observation.model, references.prior):
+        notes.append(
+            "The network draws at random while it trains, as dropout does. What the client drew is "
+            "its secret: the attacks leave dropout out, and come only near."
         )
     if order_given:
         notes.append("The attacks were told which images each local step took.")
