@@ -90,7 +90,7 @@ def infer_labels(
     rehearsed = None
     if public is not None:
         book = RehearsalBook(0) if rehearsals is None else rehearsals
-        rehearsed = _rehearsed_counts(observation, settings, batches, public, book)
+        rehearsed = _rehearsed_counts(observation, settings, batches, public, name, book)
     if rehearsed is not None:
         expected = rehearsed
     counts = torch.zeros_like(expected)
@@ -108,11 +108,12 @@ def _rehearsed_counts(
     settings: TrainingSettings,
     batches: list[list[int]],
     public: ImageSet,
+    layer: str,
     book: RehearsalBook,
 ) -> Tensor | None:
     """Return the counts that a rehearsal tells; None where it is not to be had."""
     try:
-        return LabelRehearsal(observation, settings, batches, public).counts(book)
+        return LabelRehearsal(observation, settings, batches, public, layer).counts(book)
     except AttackRefused:
         return None
 
