@@ -74,16 +74,17 @@ class UpdateReader:
     """Turns one-image updates into vectors: the last layer's input, and a sketch of the rest.
 
     Args:
-        model: gives the last linear layer.
-        maps: ``(C, h, w)`` shape of its input.
+        model: one of the small networks; gives the last linear layer.
+        image: ``(C, H, W)``, one of those behind the updates.
         generator: of the sketch's random projection.
+
+    Attributes:
+        maps: ``(C, h, w)`` shape of that layer's input.
     """
 
-    def __init__(
-        self, model: nn.Module, maps: tuple[int, int, int], generator: torch.Generator
-    ) -> None:
-        self.maps = maps
-        self._last, _ = last_linear(model)
+    def __init__(self, model: nn.Module, image: Tensor, generator: torch.Generator) -> None:
+        self.maps = _feature_shape(model, image)
+        self._last, _ = last_linear(model, image)
         counter = BATCHNORM_BUFFERS[2]
         # Projections by name: a withheld tensor changes nothing for the others.
         self._projections = {
@@ -129,8 +130,8 @@ def _train(
     n = min(_EXAMPLES, 4 * effort.network_steps)
     chosen = torch.arange(n) % len(trial.known)
     images = shifted(trial.known.subset(chosen), generator)
-    channels, height, width = shape = images.images.shape[1:]
-    reader = UpdateReader(model, _feature_shape(model, shape), generator)
+    channels, height, width = images.images.shape[1:]
+    reader = UpdateReader(model, images.images[0], generator)
     seen = reader.calibrate(imitate_updates(defence, model, state, images, generator))
     guesses = trial.class_means[images.labels]
     # By image, not by example: copies of one image must not stand on both sides.
@@ -232,9 +233,9 @@ def _noiseless(defence: Defence, model: nn.Module, state: State, images: ImageSe
     return {name: value * kept.view(-1, *[1] * (value.ndim - 1)) for name, value in updates.items()}
 
 
-def _feature_shape(model: nn.Module, shape: Sequence[int]) -> tuple[int, int, int]:
+def _feature_shape(model: nn.Module, image: Tensor) -> tuple[int, int, int]:
     """Return ``(C, h, w)`` of what the small networks' last layer is fed with."""
     body = copy.deepcopy(model.get_submodule("body")).eval()
     with torch.no_grad():
-        _, channels, height, width = body(torch.zeros(1, *shape)).shape
+        _, channels, height, width = body(image[None]).shape
     return int(channels), int(height), int(width)

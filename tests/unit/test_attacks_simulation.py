@@ -133,6 +133,37 @@ def test_every_client_setting_is_exact_at_the_truth(
         assert float(distance) <= 1e-8
 
 
+class Sometimes(nn.Module):
+    """A layer that is never called, and one that only bright batches go through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.never = nn.Linear(4, 4)
+        self.often = nn.Linear(3 * 32 * 32, 4)
+        self.bright = nn.Linear(3 * 32 * 32, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.often(images.flatten(1))
+        return logits + self.bright(images.flatten(1)) if images.mean() > 0.5 else logits
+
+
+def test_parameters_that_a_step_does_not_use_stay_as_they_are() -> None:
+    torch.manual_seed(0)
+    model = Sometimes().double()
+    images = torch.rand(4, 3, 32, 32).double() * torch.tensor([0.9, 1, 1, 1]).reshape(4, 1, 1, 1)
+    images[2] += 1 - images[2].mean()
+    settings = TrainingSettings(batch_size=1, lr=0.05, epochs=2, momentum=0.9, weight_decay=0.1)
+    observation, batches = observe(model, images, LABELS, settings)
+    used = [bool(images[batch].mean() > 0.5) for batch in batches]
+    assert used[used.index(True) :].count(False), "its velocity outlives a step without it"
+
+    simulated = ClientSimulator(observation, settings).run(images.requires_grad_(), LABELS, batches)
+    for name, ours in zip(observation.parameter_update, simulated.parameter_updates, strict=True):
+        torch.testing.assert_close(ours, observation.parameter_update[name], msg=name)
+    assert not any(u.any() for u in simulated.parameter_updates[:2])
+    assert observation.parameter_update["bright.weight"].any()
+
+
 class OwnNorm(nn.BatchNorm2d):
     """BatchNorm with arithmetic of its own."""
 

@@ -21,8 +21,8 @@ from gradward.flare.experiment import Experiment
 from gradward.flare.guard import PerturbationGuard
 from gradward.flare.perturber import Perturbation
 from gradward.flare.perturber_store import LEDGER_FILE
-from gradward.flare.seeds import own_randomness
 from gradward.flare.update_filters import UpdateNoise, UpdatePruning
+from gradward.randomness import own_randomness
 
 from .canary_desk import (
     QUICK,

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from gradward.attacks.budget import Allowance
 from gradward.attacks.case import AttackCase
-from gradward.attacks.head import InputRecorder, layer_change, single_input
+from gradward.attacks.head import InputRecorder, layer_change, linear_calls, single_input
 from gradward.attacks.knowledge import Knowledge
 from gradward.attacks.observation import AttackRefused
 from gradward.attacks.search import BudgetSpent, Search
@@ -156,7 +156,7 @@ def first_linear(model: nn.Module, image: Tensor) -> tuple[str, Tensor, Tensor]:
     """Return the linear layer that is fed with the picture itself, and how it is scaled there.
 
     Args:
-        model: a copy of one's own; it is hooked for good.
+        model: a :func:`training_copy`; it is hooked for good.
         image: ``(C, H, W)``, for its shape.
 
     Returns:
@@ -166,9 +166,10 @@ def first_linear(model: nn.Module, image: Tensor) -> tuple[str, Tensor, Tensor]:
     Raises:
         AttackRefused: what its first linear layer sees is not the flattened picture.
     """
-    linear = next((n for n, m in model.named_modules() if isinstance(m, nn.Linear)), None)
-    if linear is None:
+    calls = linear_calls(model, image).outputs
+    if not calls:
         raise AttackRefused("the model has no linear layer")
+    linear, _ = calls[0]
     recorder = InputRecorder(model, linear)
 
     def seen(picture: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gradward.batchnorm import is_batchnorm_buffer
+from gradward.randomness import own_randomness
 from gradward.training import (
     RawImages,
     State,
@@ -44,7 +45,7 @@ def control_update(
         control_labels: ``(N,)`` int64.
         settings: of the client.
         n_images: as many as the client is taken to have.
-        seed: of the draw and of the batches.
+        seed: of the draw, of the batches and of dropout's masks.
         batches: for each step, the indices of its images, where the attacker is given the
             client's: the control then trains in the same, or its attacks would be told wrong ones.
 
@@ -64,15 +65,17 @@ def control_update(
     count = len(control_images)
     order = torch.randperm(count, generator=generator) if batches is None else torch.arange(count)
     chosen = order[torch.arange(n_images) % count]
-    train_locally(
-        own,
-        RawImages(control_images[chosen], control_labels[chosen]),
-        settings,
-        generator,
-        # Whoever makes the control may know its noise: nothing of it is secret.
-        secret=generator,
-        batches=None if batches is None else [list(batch) for batch in batches],
-    )
+    # Dropout draws from the process's generators.
+    with own_randomness(seed, "cpu"):
+        train_locally(
+            own,
+            RawImages(control_images[chosen], control_labels[chosen]),
+            settings,
+            generator,
+            # Whoever makes the control may know its noise: nothing of it is secret.
+            secret=generator,
+            batches=None if batches is None else [list(batch) for batch in batches],
+        )
     return state_difference(state_copy(own), before)
 
 

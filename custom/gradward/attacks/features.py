@@ -117,11 +117,11 @@ class HeadLoss:
         observation, settings = case.observation, case.settings
         self._labels = None
         if case.n_images == 1:
-            name, features = single_image_features(observation, settings)
+            name, features = single_image_features(observation, settings, case.prior)
             self._target = [features]
         else:
             # Before the labels, which help nothing where this layer tells nothing.
-            name, self._target = head_change(observation, settings)
+            name, self._target = head_change(observation, settings, case.prior)
             self._labels = case.known_labels()
         self._pixels = case.n_images * case.prior.numel()
         self._options, self._steps = options, len(case.batches)

@@ -1,27 +1,86 @@
-"""The last linear layer, whose gradient tells labels and features."""
+"""The linear layers of a forward pass, and what the last one's gradient tells."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
+
+import torch
 from torch import Tensor, nn
 
 from gradward.attacks.observation import AttackRefused, Observation
+from gradward.attacks.training_copy import training_copy
 from gradward.training import TrainingSettings
 
 
-def last_linear(model: nn.Module) -> tuple[str, nn.Linear]:
-    """Return the name and module of the last linear layer that trains.
+@dataclass(frozen=True)
+class LinearCalls:
+    """What a forward pass of two images makes of the linear layers.
+
+    Modules are defined in any order, and some are never called: attention reads the weights of its
+    last one, and an auxiliary head may go unused.
+
+    Attributes:
+        outputs: (layer's name, shape of its output) of each call, in their order.
+        logits: shape of what the network returns.
+    """
+
+    outputs: list[tuple[str, torch.Size]]
+    logits: torch.Size
+
+
+def linear_calls(model: nn.Module, image: Tensor) -> LinearCalls:
+    """Look at one forward pass.
+
+    Args:
+        model: a :func:`training_copy`.
+        image: ``(C, H, W)``, like the client's.
+    """
+    outputs: list[tuple[str, torch.Size]] = []
+
+    def look(name: str, _layer: nn.Module, _inputs: object, output: Tensor) -> None:
+        outputs.append((name, output.shape))
+
+    hooks = [
+        layer.register_forward_hook(partial(look, name))
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear)
+    ]
+    with torch.no_grad():
+        # Two copies, for layers that refuse a single value a channel.
+        logits = model(image.to(next(model.parameters())).expand(2, *image.shape))
+    for hook in hooks:
+        hook.remove()
+    return LinearCalls(outputs, logits.shape)
+
+
+def last_linear(model: nn.Module, image: Tensor) -> tuple[str, nn.Linear]:
+    """Return the name and module of the linear layer that gives the logits.
+
+    Args:
+        model: it is not changed.
+        image: ``(C, H, W)``, like the client's.
 
     Raises:
-        AttackRefused: there is none.
+        AttackRefused: there is none, or its gradient does not tell what it was fed with.
     """
-    linear = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module.weight.requires_grad
-    ]
-    if not linear:
+    calls = linear_calls(training_copy(model), image)
+    if not calls.outputs:
         raise AttackRefused("the model has no linear layer at its end")
-    return linear[-1]
+    names = [name for name, shape in calls.outputs if shape == calls.logits]
+    if not names:
+        name, shape = calls.outputs[-1]
+        raise AttackRefused(
+            f"the last linear layer {name!r} gives {tuple(shape[1:])} of an image, and not the "
+            f"logits {tuple(calls.logits[1:])}"
+        )
+    name, layer = names[-1], model.get_submodule(names[-1])
+    assert isinstance(layer, nn.Linear)
+    if sum(called == name for called, _ in calls.outputs) > 1:
+        raise AttackRefused(f"the last linear layer {name!r} is called more than once an image")
+    if not layer.weight.requires_grad:
+        raise AttackRefused(f"the last linear layer {name!r} does not train")
+    return name, layer
 
 
 class InputRecorder:
@@ -73,13 +132,19 @@ def layer_change(observation: Observation, settings: TrainingSettings, name: str
     ]
 
 
-def head_change(observation: Observation, settings: TrainingSettings) -> tuple[str, list[Tensor]]:
+def head_change(
+    observation: Observation, settings: TrainingSettings, image: Tensor
+) -> tuple[str, list[Tensor]]:
     """Return the last linear layer's name and its :func:`layer_change`.
+
+    Args:
+        observation, settings: as there.
+        image: ``(C, H, W)``, like the client's.
 
     Raises:
         AttackRefused: no such layer, or not SGD.
     """
-    name, _ = last_linear(observation.model)
+    name, _ = last_linear(observation.model, image)
     return name, layer_change(observation, settings, name)
 
 
@@ -104,7 +169,7 @@ def single_input(weight: Tensor, bias: Tensor, layer: str) -> Tensor:
 
 
 def single_image_features(
-    observation: Observation, settings: TrainingSettings
+    observation: Observation, settings: TrainingSettings, image: Tensor
 ) -> tuple[str, Tensor]:
     """Return the last linear layer's name and what it was fed with by an update's only image.
 
@@ -113,7 +178,7 @@ def single_image_features(
 
     Args:
         observation: of an update by SGD on one image.
-        settings: of that training, as for :func:`head_change`.
+        settings, image: as for :func:`head_change`.
 
     Returns:
         Name, and ``(features,)``.
@@ -121,7 +186,7 @@ def single_image_features(
     Raises:
         AttackRefused: no such layer, no bias that moved, or not SGD.
     """
-    name, change = head_change(observation, settings)
+    name, change = head_change(observation, settings, image)
     if len(change) < 2:
         raise AttackRefused("the last linear layer has no bias that trains")
     weight, bias = change

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from gradward.attacks.batches import images_in_batches
 from gradward.attacks.frozen_client import FrozenClient
-from gradward.attacks.head import head_change
+from gradward.attacks.head import layer_change
 from gradward.attacks.observation import AttackRefused, Observation
 from gradward.attacks.simulation import combine_calls
 from gradward.data.images import ImageSet
+from gradward.randomness import own_randomness
 from gradward.training import TrainingSettings
 
 REHEARSALS = 200
@@ -79,7 +80,8 @@ class RehearsalBook:
             make: rehearses with a generator of the CPU, always in the same state.
         """
         if key not in self._made:
-            self._made[key] = make(torch.Generator().manual_seed(self._seed))
+            with own_randomness(self._seed, "cpu"):
+                self._made[key] = make(torch.Generator().manual_seed(self._seed))
         self._made.move_to_end(key)
         while len(self._made) > self._KEPT:
             self._made.popitem(last=False)
@@ -96,11 +98,12 @@ class LabelRehearsal:
         settings: of the client.
         batches: for each local step, the indices of its images.
         public: labelled images like the client's.
+        layer: name of the last linear layer.
 
     Raises:
         AttackRefused: a class of which fewer than two images are there, more than
-            :data:`MOST_IMAGES` images behind the update, no linear layer at the end, or an
-            optimiser whose update is no multiple of a gradient.
+            :data:`MOST_IMAGES` images behind the update, or an optimiser whose update is no
+            multiple of a gradient.
     """
 
     def __init__(
@@ -109,9 +112,10 @@ class LabelRehearsal:
         settings: TrainingSettings,
         batches: list[list[int]],
         public: ImageSet,
+        layer: str,
     ):
-        name, change = head_change(observation, settings)
-        weight = observation.model.get_submodule(name).get_parameter("weight")
+        change = layer_change(observation, settings, layer)
+        weight = observation.model.get_submodule(layer).get_parameter("weight")
         self._weight = weight.detach()
         classes = len(self._weight)
         self._of_class = [torch.nonzero(public.labels == label)[:, 0] for label in range(classes)]
@@ -125,7 +129,7 @@ class LabelRehearsal:
             raise AttackRefused(f"{self._n_images} images are too many to rehearse")
         self._key = _digest(observation, settings, batches, public)
         self._images = public.images.to(self._weight)
-        self._client = FrozenClient(observation, settings, batches, name)
+        self._client = FrozenClient(observation, settings, batches, layer)
         self._layers = observation.batch_statistics
         statistics = [(layer.mean, layer.var) for layer in self._layers]
         self._has_bias = len(change) > 1

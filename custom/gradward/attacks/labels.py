@@ -69,7 +69,7 @@ def infer_labels(
         AttackRefused: no linear layer at the end, or an optimiser without a gradient's scale.
     """
     steps = len(batches)
-    name, layer = last_linear(observation.model)
+    name, layer = last_linear(observation.model, prior[0])
     kind = "weight" if layer.bias is None else "bias"
     change = _rows(observation.parameter_update[f"{name}.{kind}"])
     if n_images == 1:
@@ -90,7 +90,7 @@ def infer_labels(
     rehearsed = None
     if public is not None:
         book = RehearsalBook(0) if rehearsals is None else rehearsals
-        rehearsed = _rehearsed_counts(observation, settings, batches, public, book)
+        rehearsed = _rehearsed_counts(observation, settings, batches, public, name, book)
     if rehearsed is not None:
         expected = rehearsed
     counts = torch.zeros_like(expected)
@@ -108,11 +108,12 @@ def _rehearsed_counts(
     settings: TrainingSettings,
     batches: list[list[int]],
     public: ImageSet,
+    layer: str,
     book: RehearsalBook,
 ) -> Tensor | None:
     """Return the counts that a rehearsal tells; None where it is not to be had."""
     try:
-        return LabelRehearsal(observation, settings, batches, public).counts(book)
+        return LabelRehearsal(observation, settings, batches, public, layer).counts(book)
     except AttackRefused:
         return None
 
@@ -122,9 +123,10 @@ def _rows(tensor: Tensor) -> Tensor:
 
 
 def _last_layer_on(model: nn.Module, name: str, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the layer's input ``(B, features)`` and the logits, BatchNorm as in training."""
+    """Return the layer's input ``(2B, features)`` and the logits, BatchNorm as in training."""
     own = training_copy(model)
     recorder = InputRecorder(own, name)
     with torch.no_grad():
-        logits = own(images)
+        # Two copies, for layers that refuse a single value a channel.
+        logits = own(torch.cat([images, images]))
     return recorder.input, logits

@@ -198,7 +198,8 @@ def geometries(model: nn.Module, image: Tensor) -> dict[str, Geometry]:
         if isinstance(layer, nn.Conv2d)
     ]
     with torch.no_grad():
-        model(image[None])
+        # Two copies, for layers that refuse a single value a channel.
+        model(image.expand(2, *image.shape))
     for hook in hooks:
         hook.remove()
     return found

@@ -15,11 +15,14 @@ from torch import Tensor
 from gradward.attacks.batches import assumed_batches, given_batches
 from gradward.attacks.budget import Allowance, Budget, Meter
 from gradward.attacks.case import AttackCase
+from gradward.attacks.derivatives import second_derivatives
+from gradward.attacks.dropout import dropout_left_out
 from gradward.attacks.label_rehearsal import RehearsalBook
 from gradward.attacks.labels import infer_labels
 from gradward.attacks.observation import AttackRefused, Observation
 from gradward.attacks.spec import AttackSpec
 from gradward.data.images import ImageSet
+from gradward.randomness import own_randomness
 from gradward.training import TrainingSettings
 
 REASON_LENGTH = 300
@@ -133,7 +136,8 @@ def run_portfolio(
         settings: of the client.
         attacks: in the order of the results.
         budget: of each attack.
-        seed: of each attack's generator; the same gives the same images.
+        seed: of each attack's generator and of what the network draws; the same gives the same
+            images.
         device: where to compute.
         labels: ``(n_images,)`` int64, if the attacker is given them; None has them inferred.
         batches: for each local step, the indices of its images, if the attacker is given them;
@@ -174,17 +178,21 @@ def run_portfolio(
         batches_given=batches is not None,
     )
     inferred = None
-    if labels is None and any(_needs_labels(spec, case) for spec in attacks):
-        try:
-            book = RehearsalBook(seed) if rehearsals is None else rehearsals
-            inferred = infer_labels(there, settings, n_images, order, start[None], public, book)
-            case = replace(case, labels=inferred.values.to(device))
-        except Exception as error:
-            # Half of what a reason may be, so that there is room for what an attack says of it.
-            case = replace(case, no_labels_because=str(error)[: REASON_LENGTH // 2])
-    by_public_images = inferred is not None and inferred.by_public_images
-    known = _Labelling(labels is not None, by_public_images)
-    return [_run(spec, case, budget, seed, known, progress) for spec in attacks]
+    with dropout_left_out(there.model, start):
+        if labels is None and any(_needs_labels(spec, case) for spec in attacks):
+            try:
+                book = RehearsalBook(seed) if rehearsals is None else rehearsals
+                with own_randomness(seed, device):
+                    inferred = infer_labels(
+                        there, settings, n_images, order, start[None], public, book
+                    )
+                case = replace(case, labels=inferred.values.to(device))
+            except Exception as error:
+                # Half of what a reason may be, so that there is room for what an attack says of it.
+                case = replace(case, no_labels_because=str(error)[: REASON_LENGTH // 2])
+        by_public_images = inferred is not None and inferred.by_public_images
+        known = _Labelling(labels is not None, by_public_images)
+        return [_run(spec, case, budget, seed, known, progress) for spec in attacks]
 
 
 @dataclass(frozen=True)
@@ -208,15 +216,16 @@ def _run(
     meter = Meter(budget, spec.attack.images_per_evaluation(case), tell)
     restarts: list[Restart] = []
     try:
-        for number in range(spec.restarts):
-            search = spec.attack.run(
-                replace(case, restart=number),
-                Allowance(meter, (number + 1) / spec.restarts),
-                torch.Generator().manual_seed(seed + number),
-            )
-            if search.images is None:
-                raise FloatingPointError("the attack found no finite loss")
-            restarts.append(Restart(search.loss, search.images.clamp(0, 1).float().cpu()))
+        with own_randomness(seed, case.prior.device), second_derivatives():
+            for number in range(spec.restarts):
+                search = spec.attack.run(
+                    replace(case, restart=number),
+                    Allowance(meter, (number + 1) / spec.restarts),
+                    torch.Generator().manual_seed(seed + number),
+                )
+                if search.images is None:
+                    raise FloatingPointError("the attack found no finite loss")
+                restarts.append(Restart(search.loss, search.images.clamp(0, 1).float().cpu()))
     except AttackRefused as error:
         return AttackResult(spec.name, "skipped", _reason(error))
     except Exception as error:

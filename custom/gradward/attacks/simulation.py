@@ -43,6 +43,7 @@ class ClientSimulator:
 
     The steps are those of ``torch.optim.SGD`` with momentum and weight decay, BatchNorm as in
     training: at the client's true images, labels and batches the simulated update is the real one.
+    A parameter that a step's loss does not depend on stays as it is, without weight decay too.
 
     Args:
         source: an observation, or a model at the state where local training starts (BatchNorm
@@ -96,7 +97,7 @@ class ClientSimulator:
         """
         settings, keep_graph = self.settings, images.requires_grad
         weights: Sequence[Tensor] = self._start
-        velocity: Sequence[Tensor] = ()
+        velocity: Sequence[Tensor | None] = ()
         travelled: Sequence[Tensor] = ()
         collected: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         for number, batch in enumerate(batches):
@@ -108,17 +109,20 @@ class ClientSimulator:
             loss = classification_loss(settings.loss, logits, truths)
             # Steps, not slopes: the learning rate then costs one product instead of one a weight.
             rate = torch.full_like(loss, -settings.lr)
-            steps = torch.autograd.grad(loss, weights, rate, create_graph=keep_graph)
-            if settings.weight_decay:
-                shrink = settings.lr * settings.weight_decay
-                steps = tuple(s - shrink * w for s, w in zip(steps, weights, strict=True))
-            if velocity and settings.momentum:
-                steps = tuple(
-                    settings.momentum * v + s for v, s in zip(velocity, steps, strict=True)
-                )
-            velocity = steps
+            steps = torch.autograd.grad(
+                loss, weights, rate, create_graph=keep_graph, allow_unused=True
+            )
+            velocity = [
+                self._velocity(*one)
+                for one in zip(steps, weights, velocity or [None] * len(weights), strict=True)
+            ]
+            # What the loss does not depend on torch leaves alone, whatever velocity it had.
+            moves = [
+                torch.zeros_like(w) if s is None or v is None else v
+                for s, v, w in zip(steps, velocity, weights, strict=True)
+            ]
             travelled = (
-                [t + v for t, v in zip(travelled, velocity, strict=True)] if travelled else velocity
+                [t + m for t, m in zip(travelled, moves, strict=True)] if travelled else moves
             )
             for name, mean, var in self._tap.calls:
                 # Without a graph to the images there is none worth keeping to the weights.
@@ -126,13 +130,26 @@ class ClientSimulator:
                 collected[name].append(pair)
             # The weights after the last step are never used: with one step none are computed.
             if number + 1 < len(batches):
-                weights = [w + v for w, v in zip(weights, velocity, strict=True)]
+                weights = [w + m for w, m in zip(weights, moves, strict=True)]
                 if not keep_graph:
                     weights = [w.detach().requires_grad_() for w in weights]
         return SimulatedUpdate(
             [t if keep_graph else t.detach() for t in travelled],
             [combine(collected[name], self._momenta[name]) for name in self.layers],
         )
+
+    def _velocity(
+        self, step: Tensor | None, weight: Tensor, velocity: Tensor | None
+    ) -> Tensor | None:
+        """Return a parameter's velocity behind a step, None as long as it never moved."""
+        if step is None:
+            return velocity
+        settings = self.settings
+        if settings.weight_decay:
+            step = step - settings.lr * settings.weight_decay * weight
+        if velocity is not None and settings.momentum:
+            step = settings.momentum * velocity + step
+        return step
 
     def _logits(self, images: Tensor, weights: Sequence[Tensor]) -> Tensor:
         if weights is self._start:

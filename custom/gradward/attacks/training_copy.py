@@ -28,8 +28,9 @@ def training_copy(model: nn.Module) -> nn.Module:
     """Copy ``model`` so that forwards leave no trace in it; parameters keep names and order.
 
     BatchNorm layers in training mode become :class:`TrainingBatchNorm`; those in evaluation mode
-    stay frozen. Dropout is switched off: its masks are the client's secret, and no dropout is the
-    mean over them.
+    stay frozen. Layers of dropout are switched off: the masks are the client's secret, and no
+    dropout is the mean over them. For networks that call it as a function see
+    :func:`gradward.attacks.dropout.dropout_left_out`.
 
     Raises:
         AttackRefused: a kind of BatchNorm whose arithmetic is not known.
@@ -38,6 +39,8 @@ def training_copy(model: nn.Module) -> nn.Module:
     for name, module in list(own.named_modules()):
         if isinstance(module, _DropoutNd):
             module.eval()
+        if isinstance(module, nn.MultiheadAttention | nn.RNNBase):
+            module.dropout = 0.0
         if not isinstance(module, _BatchNorm) or not module.training:
             continue
         if type(module).forward not in _SAME_ARITHMETIC:

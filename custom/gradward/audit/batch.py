@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from gradward.attacks import AttackSpec, Budget
@@ -168,8 +167,6 @@ class _Batch:
 
     def audit(self, task: _Task, device: str) -> _Reply:
         """Audit one update in a worker and write its folder under a name that says unfinished."""
-        # Networks with dropout draw from it: what was audited before must not matter.
-        torch.manual_seed(self.told["seed"])
         try:
             result = audit_update(
                 self.model,

@@ -7,13 +7,18 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor
 
 from gradward.attacks import AttackResult, Observation
+from gradward.attacks.dropout import draws
 from gradward.attacks.precision import Precision
 from gradward.audit.references import References
 from gradward.training import TrainingSettings
 
 
 def of_update(
-    observation: Observation, settings: TrainingSettings, n_images: int, precision: Precision
+    observation: Observation,
+    settings: TrainingSettings,
+    n_images: int,
+    precision: Precision,
+    image: Tensor,
 ) -> Iterator[str]:
     """Yield what is odd about an update, whatever is made of it.
 
@@ -22,12 +27,18 @@ def of_update(
         settings: of the client, as the attacker is told.
         n_images: that are reconstructed.
         precision: in which the update came.
+        image: ``(C, H, W)``, like the client's.
     """
     expected = settings.number_of_steps(n_images)
     if observation.steps not in (None, expected):
         yield (
             f"The update counts {observation.steps} local steps, the settings make {expected} of "
             f"{n_images} images; the attacks went by the update."
+        )
+    if draws(observation.model, image):
+        yield (
+            "The network draws at random while it trains, as dropout does. What the client drew is "
+            "its secret: the attacks leave dropout out, and come only near."
         )
     if coarser := precision.coarser_than(observation.model.state_dict()):
         form = "full state" if precision.of_state else "difference"

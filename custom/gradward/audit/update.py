@@ -166,7 +166,7 @@ def audit_update(
         device=str(device),
         attack_options={spec.name: spec.changed for spec in specs if spec.changed},
         notes=(
-            *notes.of_update(observation, settings, number, precision),
+            *notes.of_update(observation, settings, number, precision, references.prior),
             *notes.of_attacks(real, number, references, batches is not None, truth),
         ),
     )

@@ -15,8 +15,9 @@ from gradward.flare.experiment import Experiment
 from gradward.flare.local_round import LocalRound
 from gradward.flare.perturber import Perturbation
 from gradward.flare.results import canary_result
-from gradward.flare.seeds import derive_seed, generator_for, own_randomness
+from gradward.flare.seeds import derive_seed, generator_for
 from gradward.flare.site import Site
+from gradward.randomness import own_randomness
 from gradward.training import RawImages
 
 

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import random
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-import numpy as np
 import torch
 
 # torch.Generator keeps 32 bits of a seed: who tries them all subtracts what was drawn. These are
@@ -36,22 +32,3 @@ def secret_generator() -> torch.Generator:
     state[_TWISTER] = torch.tensor(words, dtype=torch.int64).view(torch.uint8)
     generator.set_state(state)
     return generator
-
-
-@contextmanager
-def own_randomness(seed: int, device: str) -> Iterator[None]:
-    """Seed the process's global generators, and leave them afterwards as they were before.
-
-    They are those of torch (on the CPU and on ``device``), numpy and Python.
-    """
-    python, array = random.getstate(), np.random.get_state()
-    devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        try:
-            torch.manual_seed(seed)
-            np.random.seed(seed % 2**32)
-            random.seed(seed)
-            yield
-        finally:
-            np.random.set_state(array)
-            random.setstate(python)

@@ -261,7 +261,13 @@ def no_lesson(folder: Path) -> None:
 
 @mistake("the model has no linear layer at its end")
 def no_head(folder: Path) -> None:
-    last_linear(nn.Sequential(nn.Conv2d(3, 2, 3)))
+    last_linear(nn.Sequential(nn.Conv2d(3, 2, 3)), patches()[0])
+
+
+@mistake("the last linear layer … gives")
+def no_logits(folder: Path) -> None:
+    per_pixel = nn.Sequential(nn.Flatten(2), nn.Linear(1024, 5), nn.Flatten(), nn.Softmax(1))
+    last_linear(per_pixel, patches()[0])
 
 
 def _flat() -> nn.Module:
