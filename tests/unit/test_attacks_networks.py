@@ -220,14 +220,21 @@ def frozen_head() -> nn.Module:
     return model
 
 
+def weight_normed_head() -> nn.Module:
+    model = small_net()
+    nn.utils.parametrizations.weight_norm(model.fc)
+    return model
+
+
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
         (EachPosition(), r"'head' gives \(16, 4\) of an image, and not the logits \(4,\)"),
         (Twice(), "'head' is called more than once"),
-        (frozen_head(), "'fc' does not train"),
+        (frozen_head(), "'fc' has no weight of its own that trains"),
+        (weight_normed_head(), "'fc' has no weight of its own that trains"),
     ],
-    ids=["each position", "twice", "frozen"],
+    ids=["each position", "twice", "frozen", "weight norm"],
 )
 def test_a_head_whose_gradient_tells_too_little_is_named(model: nn.Module, reason: str) -> None:
     with pytest.raises(AttackRefused, match=reason):

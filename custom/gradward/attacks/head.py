@@ -78,8 +78,10 @@ def last_linear(model: nn.Module, image: Tensor) -> tuple[str, nn.Linear]:
     assert isinstance(layer, nn.Linear)
     if sum(called == name for called, _ in calls.outputs) > 1:
         raise AttackRefused(f"the last linear layer {name!r} is called more than once an image")
-    if not layer.weight.requires_grad:
-        raise AttackRefused(f"the last linear layer {name!r} does not train")
+    # A weight that is computed from others, as weight norm does, or tied is not in the update.
+    own = dict(model.named_parameters()).get(f"{name}.weight")
+    if own is None or not own.requires_grad:
+        raise AttackRefused(f"the last linear layer {name!r} has no weight of its own that trains")
     return name, layer
 
 
