@@ -46,16 +46,18 @@ def show_audit(result: AuditResult, folder: Path) -> None:
 
 def show_summary(summary: AuditSummary, folder: Path) -> None:
     """Print what an audit of several updates found and where it is."""
-    if any(update.status == "ok" for update in summary.updates):
+    audited = any(update.status == "ok" for update in summary.updates)
+    if audited:
         console.print(summary_table(summary))
     for line in how_to_read_summary(summary):
         console.print(line, highlight=False, markup=False)
     console.print(f"Summary     {folder / SUMMARY_FILE}", highlight=False, soft_wrap=True)
-    console.print(
-        f"Results     {folder}/<update> (pictures may show patients)",
-        highlight=False,
-        soft_wrap=True,
-    )
+    if audited:
+        console.print(
+            f"Results     {folder}/<update> (pictures may show patients)",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def show_result(folder: Path) -> None:

@@ -148,8 +148,10 @@ def audit_update(
             public=references.of_attacker,
             progress=progress,
         )
-    except FloatingPointError as error:
-        raise AuditError(f"the control cannot be trained with these settings: {error}") from None
+    except (FloatingPointError, ObservationError) as error:
+        raise AuditError(
+            f"the control cannot be trained with these settings: {error}; correct them"
+        ) from None
     facts = AuditFacts(
         model=model_name or type(model).__name__,
         **facts_of_update(observation, global_state, changed),

@@ -44,6 +44,11 @@ def no_file(folder: Path) -> None:
     audit_of(update="nowhere.pt")
 
 
+@mistake("the control cannot be trained with these settings: …")
+def nothing_moves(folder: Path) -> None:
+    audit_of(lr=1e-50)
+
+
 @mistake("…: a state is read from")
 def other_ending(folder: Path) -> None:
     Path("state.txt").touch()
