@@ -42,7 +42,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         ),
         "gradward run jobs/cxr_high_risk --site-settings gradward.json": (
             "tests/unit/test_flare_recipe.py::test_a_recipe_writes_the_job_folder_to_the_letter: "
-            "a quarter of an hour, by hand, for the README's figures"
+            "seven minutes, by hand, for the README's figures"
         ),
         AUDIT + "--truth truth --out audit": f"{HERE}test_an_update_is_audited",
         "make poc": POC,
