@@ -54,11 +54,12 @@ def updates_of(given: dict[str, Any]) -> list[Path] | None:
             files.append(path)
             continue
         # The global state often lies beside the updates, under its name or another.
-        copies = [file for file in state_files(path) if _holds(file, before)]
+        inside = state_files(path)
+        copies = [file for file in inside if _holds(file, before)]
         for file in copies:
             if file.absolute() != given["global_file"].absolute():
                 click.echo(f"{file} holds the global state and is left out", err=True)
-        found = [file for file in state_files(path) if file not in copies]
+        found = [file for file in inside if file not in copies]
         if not found:
             raise AuditError(f"the folder {path} holds no updates; correct --update")
         files += found

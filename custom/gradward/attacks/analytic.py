@@ -21,7 +21,7 @@ from gradward.attacks.head import InputRecorder, layer_change, linear_calls, sin
 from gradward.attacks.knowledge import Knowledge
 from gradward.attacks.observation import AttackRefused
 from gradward.attacks.search import BudgetSpent, Search
-from gradward.attacks.training_copy import training_copy
+from gradward.attacks.training_copy import training_copy, twice
 
 # A bias that moved less than this share of the most moved one is mostly rounding.
 _LEAST_MOVE = 1e-2
@@ -174,8 +174,7 @@ def first_linear(model: nn.Module, image: Tensor) -> tuple[str, Tensor, Tensor]:
 
     def seen(picture: Tensor) -> Tensor:
         with torch.no_grad():
-            # Two copies, for layers that refuse a single value a channel.
-            model(torch.stack([picture, picture]))
+            model(twice(picture))
         return recorder.input[0].double()
 
     zeros = torch.zeros_like(image)

@@ -19,7 +19,7 @@ from gradward.attacks.observation import AttackRefused
 from gradward.attacks.search import Search
 from gradward.attacks.search_space import search_space
 from gradward.attacks.simulation import CallsDistance
-from gradward.attacks.training_copy import StatisticsTap, training_copy
+from gradward.attacks.training_copy import StatisticsTap, training_copy, twice
 
 # Share of the layers, in the order of the forward pass, and of the budget at the stage's end. Deep
 # layers hold many false minima, and early ones alone leave details open: going from coarse to fine
@@ -91,14 +91,7 @@ class BatchNormOptions:
         if not case.observation.has_batch_statistics:
             raise AttackRefused("the update gives no batch statistics away")
         case.limit(self.max_images, self.max_steps)
-        space = search_space(
-            case,
-            generator,
-            tv_weight=self.tv_weight,
-            prior_noise=self.prior_noise,
-            prior_weight=self.learned_prior,
-            start=self.start,
-        )
+        space = search_space(case, self, generator, start=self.start)
         place = space.start
         for number, (layers, end) in enumerate(STAGES):
             part = allowance.until(end)
@@ -126,8 +119,7 @@ class StatisticsLoss:
         self._model = training_copy(case.observation.model).requires_grad_(False)
         known = [layer.name for layer in case.observation.batch_statistics]
         with torch.no_grad(), StatisticsTap(self._model, known) as tap:
-            # Two copies, for layers that refuse a single value a channel.
-            calls = tap.forward(case.prior.expand(2, *case.prior.shape))
+            calls = tap.forward(twice(case.prior))
         order = [name for name, _, _ in calls]
         distinct = list(dict.fromkeys(order))
         used = set(distinct[: math.ceil(layers * len(distinct))])

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from gradward.attacks.training_copy import twice
+
 _DROPOUTS = (
     F.dropout,
     F.dropout1d,
@@ -39,8 +41,7 @@ def draws(model: nn.Module, image: Tensor) -> bool:
     own, image = copy.deepcopy(model).cpu(), image.cpu()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         before = torch.get_rng_state()
-        # Two copies, for layers that refuse a single value a channel.
-        own(image.expand(2, *image.shape))
+        own(twice(image))
         return not torch.equal(before, torch.get_rng_state())
 
 

@@ -86,14 +86,7 @@ class FeatureOptions:
             FloatingPointError: the loss is not finite at the start.
         """
         loss = HeadLoss(case, self)
-        space = search_space(
-            case,
-            generator,
-            tv_weight=self.tv_weight,
-            prior_noise=self.prior_noise,
-            prior_weight=self.learned_prior,
-            start=self.start,
-        )
+        space = search_space(case, self, generator, start=self.start)
         return space.descend(loss, space.start, allowance)[0]
 
 

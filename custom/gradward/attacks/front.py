@@ -13,7 +13,7 @@ from gradward.attacks.knowledge import Knowledge
 from gradward.attacks.observation import AttackRefused
 from gradward.attacks.patches import Geometry, Rank, geometries, told_patches
 from gradward.attacks.simulation import CallsDistance
-from gradward.attacks.training_copy import EnoughSeen, StatisticsTap, training_copy
+from gradward.attacks.training_copy import EnoughSeen, StatisticsTap, training_copy, twice
 
 # Weight of what nothing tells; any that outweighs the total variation does.
 UNTOLD = 0.01
@@ -49,8 +49,7 @@ class Front:
         layers = observation.batch_statistics
         self._tap = StatisticsTap(model, [layer.name for layer in layers])
         with torch.no_grad(), self._tap:
-            # Two copies, for layers that refuse a single value a channel.
-            seen = self._tap.forward(case.prior.expand(2, *case.prior.shape))
+            seen = self._tap.forward(twice(case.prior))
         in_front = {layer for layer, _, _ in seen}
         layers = tuple(layer for layer in layers if layer.name in in_front)
         self._of_statistics = CallsDistance(layers) if layers else None

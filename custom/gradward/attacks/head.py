@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gradward.attacks.observation import AttackRefused, Observation
-from gradward.attacks.training_copy import training_copy
+from gradward.attacks.training_copy import training_copy, twice
 from gradward.training import TrainingSettings
 
 
@@ -47,8 +47,7 @@ def linear_calls(model: nn.Module, image: Tensor) -> LinearCalls:
         if isinstance(layer, nn.Linear)
     ]
     with torch.no_grad():
-        # Two copies, for layers that refuse a single value a channel.
-        logits = model(image.to(next(model.parameters())).expand(2, *image.shape))
+        logits = model(twice(image.to(next(model.parameters()))))
     for hook in hooks:
         hook.remove()
     return LinearCalls(outputs, logits.shape)

@@ -72,13 +72,7 @@ class MapOptions:
             FloatingPointError: the loss is not finite at the prior.
         """
         case.limit(max_images=1, max_steps=1)
-        space = search_space(
-            case,
-            generator,
-            tv_weight=self.tv_weight,
-            prior_noise=self.prior_noise,
-            prior_weight=PRIOR_SHARE * self.learned_prior,
-        )
+        space = search_space(case, self, generator, prior_share=PRIOR_SHARE)
         loss = MapLoss(case, self.bn_weight, allowance.until(SOLVING))
         return space.descend(loss, space.start, allowance)[0]
 

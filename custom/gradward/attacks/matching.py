@@ -182,12 +182,13 @@ class MatchingLoss:
 
 def _nearest(loss: HeadLoss, candidates: Sequence[Tensor], allowance: Allowance) -> Tensor:
     """Return the candidate of least loss; each costs an evaluation."""
-    values = []
-    for images in candidates:
+
+    def counted(images: Tensor) -> float:
         allowance.meter.count()
         with torch.no_grad():
-            values.append(float(loss(images)))
-    return candidates[min(range(len(values)), key=values.__getitem__)]
+            return float(loss(images))
+
+    return min(candidates, key=counted)
 
 
 def _refuse_single_derivatives(case: AttackCase) -> None:

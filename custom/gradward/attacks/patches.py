@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from gradward.attacks.budget import Allowance
 from gradward.attacks.observation import AttackRefused
+from gradward.attacks.training_copy import twice
 
 # Of the conjugate gradients: slope over size at which they have converged, and a bound.
 CONVERGED = 1e-7
@@ -198,8 +199,7 @@ def geometries(model: nn.Module, image: Tensor) -> dict[str, Geometry]:
         if isinstance(layer, nn.Conv2d)
     ]
     with torch.no_grad():
-        # Two copies, for layers that refuse a single value a channel.
-        model(image.expand(2, *image.shape))
+        model(twice(image))
     for hook in hooks:
         hook.remove()
     return found

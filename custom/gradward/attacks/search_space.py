@@ -105,29 +105,45 @@ class PriorSpace:
         return search, best
 
 
+class SpaceOptions(Protocol):
+    """What an attack's options say of where it searches."""
+
+    @property
+    def tv_weight(self) -> float:
+        """Weight of the total variation of pixels."""
+
+    @property
+    def prior_noise(self) -> float:
+        """As of :meth:`AttackCase.copies_of_prior`, of pixels."""
+
+    @property
+    def learned_prior(self) -> float:
+        """Weight of a learned prior; 0 learns none."""
+
+
 def search_space(
     case: AttackCase,
+    options: SpaceOptions,
     generator: torch.Generator,
     *,
-    tv_weight: float,
-    prior_noise: float,
-    prior_weight: float,
+    prior_share: float = 1.0,
     start: Start = "prior",
 ) -> SearchSpace:
     """Return a learned prior's space where it has a weight, else the pixels'.
 
     Args:
         case: which images to begin with, and public ones to learn from.
+        options: of the attack.
         generator: of the CPU, for the start.
-        tv_weight: of the total variation of pixels.
-        prior_noise: as of :meth:`AttackCase.copies_of_prior`, of pixels.
-        prior_weight: of a learned prior; 0 learns none.
+        prior_share: of a learned prior's weight that suits the attack's loss.
         start: of pixels; a learned prior begins at its mean.
 
     Raises:
         AttackRefused: too few public images for a learned prior.
     """
-    if prior_weight:
+    if options.learned_prior:
         prior = learn_prior(case)
-        return PriorSpace(prior, prior.start(case, generator), prior_weight)
-    return PixelSpace(case.starting_images(start, prior_noise, generator), tv_weight)
+        weight = prior_share * options.learned_prior
+        return PriorSpace(prior, prior.start(case, generator), weight)
+    images = case.starting_images(start, options.prior_noise, generator)
+    return PixelSpace(images, options.tv_weight)

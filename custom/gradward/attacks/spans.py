@@ -85,13 +85,7 @@ class SpanOptions:
         if case.images_per_pass > case.n_images:
             raise AttackRefused("images that come again in later epochs span more than their maps")
         ends = FITS if len(case.batches) > 1 else FITS[-1:]
-        space = search_space(
-            case,
-            generator,
-            tv_weight=self.tv_weight,
-            prior_noise=self.prior_noise,
-            prior_weight=PRIOR_SHARE * self.learned_prior,
-        )
+        space = search_space(case, self, generator, prior_share=PRIOR_SHARE)
         loss, place = SpanLoss(case, self.bn_weight), space.start
         for end in ends:
             part = allowance.until(end)

@@ -24,6 +24,15 @@ class EnoughSeen(Exception):
     """Ends a forward pass whose remaining layers nobody needs."""
 
 
+def twice(image: Tensor) -> Tensor:
+    """Return a batch of two copies: there are layers that refuse a single value a channel.
+
+    Args:
+        image: ``(C, H, W)``.
+    """
+    return image.expand(2, *image.shape)
+
+
 def training_copy(model: nn.Module) -> nn.Module:
     """Copy ``model`` so that forwards leave no trace in it; parameters keep names and order.
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE, AnalyticsData, AnalyticsDataType
 from nvflare.apis.dxo import from_shareable
 from nvflare.apis.fl_component import FLComponent
+from nvflare.apis.fl_constant import EventScope, FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.server_engine_spec import ServerEngineSpec
 from nvflare.apis.shareable import Shareable
@@ -26,6 +27,17 @@ SERVER = "server"
 
 _ONE = (AnalyticsDataType.SCALAR, AnalyticsDataType.METRIC)
 _SEVERAL = (AnalyticsDataType.SCALARS, AnalyticsDataType.METRICS)
+
+
+def origin_of(fl_ctx: FLContext, sender: str) -> str:
+    """Return the name that a streamed value is filed under.
+
+    Args:
+        fl_ctx: of the event.
+        sender: of the message, as NVFlare names it.
+    """
+    here = fl_ctx.get_prop(FLContextKey.EVENT_SCOPE) != EventScope.FEDERATION
+    return SERVER if here else sender
 
 
 def stream_scalars(

@@ -49,6 +49,11 @@ def read_config(folder: Path, name: str) -> Config | None:
     return config
 
 
+def run_folder_of(fl_ctx: FLContext) -> Path:
+    """Return where the running job's results lie on this party."""
+    return Path(fl_ctx.get_engine().get_workspace().get_run_dir(fl_ctx.get_job_id()))
+
+
 def read_meta(fl_ctx: FLContext) -> Config:
     """Read the running job's meta, which NVFlare lays beside its app; empty if there is none.
 

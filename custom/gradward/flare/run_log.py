@@ -12,15 +12,16 @@ from typing import Any
 from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
-from nvflare.apis.fl_constant import EventScope, FLContextKey, ReservedKey
+from nvflare.apis.fl_constant import FLContextKey, ReservedKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
 from gradward.batchnorm import is_batchnorm_buffer
-from gradward.flare.analytics import FEDERATED_EVENT, LOCAL_EVENT, SERVER, scalars_in
+from gradward.flare.analytics import FEDERATED_EVENT, LOCAL_EVENT, origin_of, scalars_in
 from gradward.flare.configuration import describe_job
+from gradward.flare.job_config import run_folder_of
 from gradward.flare.line_file import LineFile
 from gradward.flare.receipt import stated_mode
 from gradward.flare.states import MessageError, read_dxo
@@ -118,7 +119,7 @@ class RunLog(FLComponent):
 
     def _start(self, fl_ctx: FLContext) -> None:
         self._forget()
-        folder = Path(fl_ctx.get_engine().get_workspace().get_run_dir(fl_ctx.get_job_id()))
+        folder = run_folder_of(fl_ctx)
         for part in (self._write_configuration, self._open_updates, self._open_scalars):
             self._try(part.__name__, fl_ctx, partial(part, folder, fl_ctx))
 
@@ -171,9 +172,7 @@ class RunLog(FLComponent):
         message = fl_ctx.get_prop(FLContextKey.EVENT_DATA)
         if self._scalars is None or not isinstance(message, Shareable):
             return
-        site = SERVER
-        if fl_ctx.get_prop(FLContextKey.EVENT_SCOPE) == EventScope.FEDERATION:
-            site = message.get_peer_prop(ReservedKey.IDENTITY_NAME, None)
+        site = origin_of(fl_ctx, message.get_peer_prop(ReservedKey.IDENTITY_NAME, None))
         for tag, step, value in scalars_in(message):
             # What was there at the start was streamed before a restart.
             if step is None or (site, tag, step) not in self._known_scalars:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nvflare.apis.fl_constant import EventScope, FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_opt.tracking.tb.tb_receiver import TBAnalyticsReceiver
 
-from gradward.flare.analytics import FEDERATED_EVENT, LOCAL_EVENT, SERVER, scalars_in
+from gradward.flare.analytics import FEDERATED_EVENT, LOCAL_EVENT, origin_of, scalars_in
+from gradward.flare.job_config import run_folder_of
 from gradward.report.overview import RunOverview
 from gradward.report.run_folder import read_configuration
 
@@ -33,8 +33,7 @@ class LiveTBAnalyticsReceiver(TBAnalyticsReceiver):
 
     def save(self, fl_ctx: FLContext, shareable: Shareable, record_origin: str) -> None:
         """Write one value and flush it."""
-        if fl_ctx.get_prop(FLContextKey.EVENT_SCOPE) != EventScope.FEDERATION:
-            record_origin = SERVER
+        record_origin = origin_of(fl_ctx, record_origin)
         super().save(fl_ctx, shareable, record_origin)
         writer = self.writers_table.get(record_origin)
         if writer is not None:
@@ -53,7 +52,7 @@ class LiveTBAnalyticsReceiver(TBAnalyticsReceiver):
             if not self._is_open:
                 # Not when the run starts: the configuration is written then.
                 self._is_open = True
-                run = Path(fl_ctx.get_engine().get_workspace().get_run_dir(fl_ctx.get_job_id()))
+                run = run_folder_of(fl_ctx)
                 configuration = read_configuration(run)
                 if configuration is not None:
                     self._overview = RunOverview(Path(self.root_log_dir), configuration)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from nvflare.apis.fl_constant import EventScope, FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.widgets.streaming import AnalyticsReceiver
 
-from gradward.flare.analytics import FEDERATED_EVENT, LOCAL_EVENT, SERVER, scalars_in
+from gradward.flare.analytics import FEDERATED_EVENT, LOCAL_EVENT, origin_of, scalars_in
+from gradward.flare.job_config import run_folder_of
 from gradward.report.run_folder import read_configuration
 
 _MODES = ("online", "offline", "disabled")
@@ -66,8 +65,7 @@ class LiveWandBReceiver(AnalyticsReceiver):
         """Write one value."""
         if self._is_broken:
             return
-        if fl_ctx.get_prop(FLContextKey.EVENT_SCOPE) != EventScope.FEDERATION:
-            record_origin = SERVER
+        record_origin = origin_of(fl_ctx, record_origin)
         try:
             if record_origin not in self._runs:
                 self._runs[record_origin] = self._begin(fl_ctx, record_origin)
@@ -88,7 +86,7 @@ class LiveWandBReceiver(AnalyticsReceiver):
             run.finish()
 
     def _begin(self, fl_ctx: FLContext, name: str) -> Any:
-        folder = Path(fl_ctx.get_engine().get_workspace().get_run_dir(fl_ctx.get_job_id()))
+        folder = run_folder_of(fl_ctx)
         configuration = read_configuration(folder)
         run = self._wandb.init(
             project=self.project,

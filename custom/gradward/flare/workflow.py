@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from nvflare.apis.client import Client
@@ -14,6 +13,7 @@ from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
 
 from gradward.flare.auditor import InversionAuditor
 from gradward.flare.experiment import JobError, find_component
+from gradward.flare.job_config import run_folder_of
 from gradward.report.page import build_report
 
 
@@ -128,7 +128,7 @@ class AuditDrain(Controller):
         left = auditor.drain(self.timeout, abort_signal, fl_ctx)
         if left:
             self.log_warning(fl_ctx, f"{left} audits were given up after {self.timeout:.0f} s")
-        run_folder = Path(fl_ctx.get_engine().get_workspace().get_run_dir(fl_ctx.get_job_id()))
+        run_folder = run_folder_of(fl_ctx)
         try:
             page = build_report(run_folder)
         except Exception as error:
